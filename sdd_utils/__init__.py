@@ -1,0 +1,1 @@
+"""Sparse double descent: prune, retrain, measure. Start reading at ``experiment.run_experiment``."""

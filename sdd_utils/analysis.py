@@ -1,0 +1,169 @@
+"""Phases of a pruning curve: where its dip lies, how deep it is, and how far the curve comes back.
+
+One definition serves the figures, the claims, the tests and the choice of a sparse teacher. Names of the phases: He et
+al. (2022). Accuracies go in as shares in [0, 1]; differences come out in accuracy points (hundredths).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean over seeds with a 95 % interval; the interval is nan with fewer than two seeds."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Estimate:
+        """Student's t interval for the mean of one value a seed.
+
+        Not the percentile bootstrap: with n seeds that cannot reach beyond the n values seen, so at n = 3 its «95 %»
+        interval holds the mean in about 75 % of cases (a test counts it), and three to five seeds are what is usual.
+        """
+        values = np.asarray(values, dtype=float)
+        n, mean = len(values), float(np.mean(values))
+        if n < 2:
+            return cls(mean, np.nan, np.nan, n)
+        half = float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
+        return cls(mean, mean - half, mean + half, n)
+
+    def __str__(self) -> str:
+        return f"{self.value:.1f} [{self.low:.1f}, {self.high:.1f}]"
+
+
+@dataclass(frozen=True)
+class Valley:
+    """Three levels of one curve: the light phase's best, the bottom of the dip, the sweet phase's best."""
+
+    light: int
+    bottom: int
+    sweet: int
+
+
+def smooth(curves: np.ndarray) -> np.ndarray:
+    """Running mean with weights ¼, ½, ¼ along the last axis; the ends repeat. Levels are close: 0.8 apart in size."""
+    padded = np.concatenate([curves[..., :1], curves, curves[..., -1:]], axis=-1)
+    return (padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]) / 4
+
+
+def find_valley(curve: np.ndarray) -> Valley | None:
+    """The most prominent dip of one (smoothed) curve (levels,), or None when no level lies below both sides.
+
+    A level's prominence is how far it lies below the best level before it and the best level after it, whichever is
+    the lower of the two. The collapse at the end has nothing after it, and a curve that only rises nothing before it.
+    """
+    if len(curve) < 3:
+        return None
+    before = np.maximum.accumulate(curve)[:-2]
+    after = np.maximum.accumulate(curve[::-1])[::-1][2:]
+    prominence = np.minimum(before, after) - curve[1:-1]
+    bottom = int(np.argmax(prominence)) + 1
+    if prominence[bottom - 1] <= 0:
+        return None
+    return Valley(int(np.argmax(curve[:bottom])), bottom, bottom + 1 + int(np.argmax(curve[bottom + 1 :])))
+
+
+@dataclass(frozen=True)
+class Dip:
+    """What a pruning curve does, over seeds.
+
+    ``depth`` (light − bottom) and ``rebound`` (sweet − bottom) are in accuracy points, ``depths`` and ``rebounds`` by
+    seed. ``phases`` maps each phase to its first and last level on the mean curve.
+    """
+
+    depth: Estimate
+    rebound: Estimate
+    depths: np.ndarray
+    rebounds: np.ndarray
+    valley: Valley | None
+    phases: dict[str, tuple[int, int]]
+
+    @property
+    def is_double_descent(self) -> bool:
+        """Both the fall and the rise are larger than chance: their 95 % intervals lie above 0."""
+        return bool(self.depth.low > 0 and self.rebound.low > 0)
+
+
+def measure_dip(curves: np.ndarray) -> Dip:
+    """Depth and rebound of the dip in ``curves`` (seeds, levels), accuracies in [0, 1].
+
+    Looking for the deepest dip of a noisy curve always finds one, so a dip is never measured on the seed that it was
+    found on: for each seed the three levels come from the mean of the *other* seeds, and the differences from this
+    seed at those levels. On a monotone curve, however noisy, they are 0 or negative on average. With a single seed
+    there is no such guard, and no interval.
+    """
+    curves = smooth(np.atleast_2d(np.asarray(curves, dtype=float)))
+    seeds = len(curves)
+    depths, rebounds = np.zeros(seeds), np.zeros(seeds)
+    for k in range(seeds):
+        others = np.delete(curves, k, axis=0) if seeds > 1 else curves
+        valley = find_valley(others.mean(axis=0))
+        if valley:
+            depths[k] = 100 * (curves[k, valley.light] - curves[k, valley.bottom])
+            rebounds[k] = 100 * (curves[k, valley.sweet] - curves[k, valley.bottom])
+    depth, rebound = Estimate.of(depths), Estimate.of(rebounds)
+    mean = curves.mean(axis=0)
+    valley = find_valley(mean)
+    dip = Dip(depth, rebound, depths, rebounds, valley, {})
+    return Dip(depth, rebound, depths, rebounds, valley, _phases(mean, valley if dip.is_double_descent else None))
+
+
+def _phases(curve: np.ndarray, valley: Valley | None) -> dict[str, tuple[int, int]]:
+    """First and last level of each phase; each border is where the curve has gone half of the way.
+
+    Light ends half-way down to the bottom, sweet begins half-way up again and ends where the curve falls below that
+    height for good. Without a dip there are a light and, if accuracy is lost by half of its range, a collapsed phase.
+    """
+    last = len(curve) - 1
+    if valley is None:
+        half = (curve.max() + curve.min()) / 2
+        end = int(np.flatnonzero(curve >= half).max())
+        return {"light": (0, end)} | ({"collapsed": (end + 1, last)} if end < last else {})
+    bottom = curve[valley.bottom]
+    down, up = (curve[valley.light] + bottom) / 2, (curve[valley.sweet] + bottom) / 2
+    light_end = int(np.flatnonzero(curve[: valley.bottom] >= down).max())
+    sweet_start = valley.bottom + int(np.flatnonzero(curve[valley.bottom :] >= up).min())
+    sweet_end = valley.bottom + int(np.flatnonzero(curve[valley.bottom :] >= up).max())
+    phases = {
+        "light": (0, light_end),
+        "critical": (light_end + 1, sweet_start - 1),
+        "sweet": (sweet_start, sweet_end),
+    }
+    return phases | ({"collapsed": (sweet_end + 1, last)} if sweet_end < last else {})
+
+
+def select_level(levels: pd.DataFrame, rule: str, selection: str = "validation") -> int:
+    """Which level of one curve teaches: ``dense`` is 0, ``sparse`` the best level past the bottom of the dip.
+
+    ``levels`` has one row a level of a single run. «Best» is by validation accuracy (noisy labels), or by test accuracy
+    for ``selection="test"``; of equals the sparser wins. A curve without a dip has every pruned level to choose from.
+    The paper says «trained in its best-performing regime» and no more; the rule is ours.
+    """
+    if rule == "dense":
+        return 0
+    accuracy = levels.sort_values("level")["val_acc" if selection == "validation" else "test_acc"].to_numpy()
+    valley = find_valley(smooth(accuracy))
+    first = valley.bottom + 1 if valley else 1
+    return len(accuracy) - 1 - int(np.argmax(accuracy[first:][::-1]))
+
+
+def curves_of(levels: pd.DataFrame, column: str = "test_acc") -> np.ndarray:
+    """One setting's rows as an array (seeds, levels), seeds in increasing order.
+
+    Raises ValueError when a seed lacks a level or has it twice, which means that the rows are not one setting's.
+    """
+    if levels.duplicated(["seed", "level"]).any():
+        raise ValueError("seed, level: the same seed and level occur twice; select one setting before measuring it")
+    table = levels.pivot(index="seed", columns="level", values=column)
+    if table.isna().any(axis=None):
+        raise ValueError(f"level: not every seed has every level of {column}")
+    return table.to_numpy()

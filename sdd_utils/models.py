@@ -1,0 +1,104 @@
+"""Architectures by name and width. timm and torchvision do the work; what they lack is written out here."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn as nn
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+from torchvision.models.resnet import BasicBlock, conv1x1
+
+from sdd_utils.config import Experiment
+from sdd_utils.seeding import derive
+
+
+class MLP(nn.Sequential):
+    """Two hidden layers of ``width`` units with ReLU. Not in the paper: the laptop's fast architecture."""
+
+    def __init__(self, inputs: int, width: int, classes: int):
+        super().__init__(
+            nn.Flatten(),
+            nn.Linear(inputs, width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, classes),
+        )
+
+
+class ResNet18(nn.Sequential):
+    """ResNet-18 for small images: 3×3 stem with stride 1, no max-pool; ``width`` = 64 is the paper's."""
+
+    def __init__(self, channels: int, width: int, classes: int):
+        stem = [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        stages, planes = [], width
+        for stage in range(4):
+            wider, stride = width * 2**stage, 1 if stage == 0 else 2
+            shortcut = None
+            if stride != 1:
+                shortcut = nn.Sequential(conv1x1(planes, wider, stride), nn.BatchNorm2d(wider))
+            stages += [BasicBlock(planes, wider, stride, shortcut), BasicBlock(wider, wider)]
+            planes = wider
+        super().__init__(*stem, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(planes, classes))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+class VGGLike(nn.Sequential):
+    """DSD²'s student: 5 blocks of two (3×3 convolution → ReLU → batch norm), widths doubling from ``width`` = 32.
+
+    The 2×2 max-pool rounds up, which changes nothing at 32×32 and lets 8×8 images through.
+    """
+
+    def __init__(self, channels: int, width: int, classes: int):
+        layers, planes = [], channels
+        for block in range(5):
+            for _ in range(2):
+                layers += [nn.Conv2d(planes, width * 2**block, 3, padding=1), nn.ReLU()]
+                planes = width * 2**block
+                layers.append(nn.BatchNorm2d(planes))
+            layers.append(nn.MaxPool2d(2, ceil_mode=True))
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(planes * 49, classes))
+
+
+def build_model(exp: Experiment, image_shape: tuple[int, int, int], classes: int, draw: int = 0) -> nn.Module:
+    """The experiment's network, initialised from its seed (and the number of the draw) alone, on the CPU.
+
+    ``image_shape`` is (channels, height, width). Maps images (n, *image_shape) to logits (n, classes), float32.
+    """
+    channels, height, width = image_shape
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(exp.seed, "init", draw))
+        if exp.arch == "mlp":
+            return MLP(channels * height * width, exp.width, classes)
+        if exp.arch == "resnet18":
+            return ResNet18(channels, exp.width, classes)
+        if exp.arch == "vgg_like":
+            return VGGLike(channels, exp.width, classes)
+        return VisionTransformer(  # as in the authors' code: class token, no bias in q, k, v
+            img_size=(height, width),
+            patch_size=exp.vit.patch,
+            in_chans=channels,
+            num_classes=classes,
+            embed_dim=exp.width,
+            depth=exp.vit.depth,
+            num_heads=exp.vit.heads,
+            mlp_ratio=exp.vit.mlp_width / exp.width,
+            qkv_bias=False,
+            pos_drop_rate=exp.vit.dropout,
+            proj_drop_rate=exp.vit.dropout,
+        )
+
+
+def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Layers whose weight is pruned, by name: Conv2d and Linear; Linear only in a ViT (authors' code)."""
+    kinds = nn.Linear if isinstance(model, VisionTransformer) else (nn.Conv2d, nn.Linear)
+    return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+
+
+def predict(model: nn.Module, images: Tensor, batch_size: int = 1000) -> Tensor:
+    """Logits (n, classes) in evaluation mode, without gradients."""
+    model.eval()
+    with torch.no_grad():  # not inference_mode: a student differentiates through a loss that holds these
+        return torch.cat([model(batch) for batch in images.split(batch_size)])

@@ -1,0 +1,95 @@
+"""A network whose parameters lie in one vector, so that pruning, masking and optimising are operations on vectors."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from sdd_utils.models import prunable_layers
+
+
+class SparseNetwork:
+    """A model together with its mask.
+
+    All parameters are views of ``vector`` (P,) float32, the prunable ones first; all gradients are views of
+    ``vector.grad``. The optimiser therefore updates one tensor in one call, and enforcing the mask is one
+    multiplication, whatever the number of layers: a sparse training step costs what a dense one does.
+
+    ``mask`` (N,) float32 holds 1 for surviving and 0 for pruned weights, N = number of prunable weights.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.layers = prunable_layers(model)
+        prunable = [layer.weight for layer in self.layers.values()]
+        ids = {id(p) for p in prunable}
+        parameters = prunable + [p for p in model.parameters() if id(p) not in ids]
+
+        self.vector = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
+        self.vector.grad = torch.zeros_like(self.vector)
+        for p, values, grad in zip(parameters, self._pieces(self.vector.data, parameters),
+                                   self._pieces(self.vector.grad, parameters), strict=True):  # fmt: skip
+            p.data, p.grad = values, grad
+
+        self.sizes = [p.numel() for p in prunable]
+        self.mask = torch.ones(sum(self.sizes), device=self.vector.device)
+
+    @staticmethod
+    def _pieces(vector: Tensor, like: list[nn.Parameter]) -> list[Tensor]:
+        return [v.view_as(p) for v, p in zip(vector.split([p.numel() for p in like]), like, strict=True)]
+
+    @property
+    def weights(self) -> Tensor:
+        """The prunable weights (N,), a view of ``vector``."""
+        return self.vector.data[: len(self.mask)]
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the prunable weights that the mask removes."""
+        return 1 - self.remaining / len(self.mask)
+
+    @property
+    def remaining(self) -> int:
+        """Number of surviving prunable weights."""
+        return int(self.mask.count_nonzero())
+
+    def survivors(self) -> Tensor:
+        """The surviving prunable weights (remaining,), a copy."""
+        return self.weights[self.mask.bool()]
+
+    def layer_density(self) -> dict[str, float]:
+        """Share of surviving weights by layer name."""
+        shares = [m.mean().item() for m in self.mask.split(self.sizes)]
+        return dict(zip(self.layers, shares, strict=True))
+
+    @torch.no_grad()
+    def apply_mask(self) -> None:
+        """Set the pruned weights to zero. After every optimiser step: momentum and weight decay move them too."""
+        self.weights.mul_(self.mask)
+
+    @torch.no_grad()
+    def prune(self, level: int, share: float) -> None:
+        """Global magnitude pruning to the sparsity of ``level``, 1 − (1 − share)^level (paper, Sec. 3).
+
+        Removes the smallest surviving weights over all layers together until round(N·(1 − share)^level) are left, so
+        that rounding does not accumulate. Of equal magnitudes the one that comes first in the vector goes first.
+        """
+        keep = round(len(self.mask) * (1 - share) ** level)
+        magnitude = torch.where(self.mask.bool(), self.weights.abs(), -1.0)  # the pruned stay behind all survivors
+        order = torch.argsort(magnitude, stable=True)
+        self.mask[order[: len(self.mask) - keep]] = 0
+        self.apply_mask()
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds: vector, mask and the model's buffers (batch-norm statistics)."""
+        buffers = {f"buffer.{name}": b for name, b in self.model.named_buffers()}
+        return {"vector": self.vector.data, "mask": self.mask.bool(), **buffers}
+
+    @torch.no_grad()
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Inverse of ``state``. Raises KeyError or RuntimeError when the state is another architecture's."""
+        self.vector.copy_(state["vector"])
+        self.mask.copy_(state["mask"])
+        for name, buffer in self.model.named_buffers():
+            buffer.copy_(state[f"buffer.{name}"])

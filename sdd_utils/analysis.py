@@ -167,3 +167,21 @@ def curves_of(levels: pd.DataFrame, column: str = "test_acc") -> np.ndarray:
     if table.isna().any(axis=None):
         raise ValueError(f"level: not every seed has every level of {column}")
     return table.to_numpy()
+
+
+def summarise(levels: pd.DataFrame) -> pd.DataFrame:
+    """One row a setting (arch, noise_rate, weight_decay, teacher): accuracies in %, depth and rebound in points.
+
+    ``dense`` and ``best`` are means over seeds, at level 0 and at the best level; ``kept`` is the highest sparsity (%)
+    at which the mean curve is still within one point of its best.
+    """
+    rows = []
+    for setting, part in levels.groupby(["arch", "noise_rate", "weight_decay", "teacher"], sort=True):
+        curves = curves_of(part)
+        mean, dip = 100 * curves.mean(axis=0), measure_dip(curves)
+        sparsity = 100 * part.groupby("level")["sparsity"].first().to_numpy()
+        row = dict(zip(["arch", "noise_rate", "weight_decay", "teacher"], setting, strict=True))
+        kept = sparsity[mean >= mean.max() - 1].max()
+        row |= {"seeds": len(curves), "dense": mean[0], "best": mean.max(), "kept": kept}
+        rows.append(row | {"depth": str(dip.depth), "rebound": str(dip.rebound), "dips": dip.is_double_descent})
+    return pd.DataFrame(rows).round({"dense": 1, "best": 1, "kept": 2})

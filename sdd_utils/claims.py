@@ -5,6 +5,8 @@ The rules are in the docstrings of the functions below, one a claim, and nowhere
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 
@@ -149,11 +151,21 @@ def distillation_costs_less(levels: pd.DataFrame, arch: str, rate: float, teache
     return _row("C5", f"{statement} (share of vanilla's)", "< 1", share, verdict, "03_distillation")
 
 
+RULES = (occurs, l2_smooths, l2_avoids, distillation_avoids, distillation_gains, distillation_costs_less)
+
+
 def vanilla_settings(levels: pd.DataFrame) -> list[tuple[str, float]]:
     """(arch, noise rate) of every vanilla curve, in the order of NAMES."""
     plain = levels[levels["method"] == "vanilla"]
     found = set(zip(plain["arch"], plain["noise_rate"], strict=True))
     return sorted(found, key=lambda s: (list(NAMES).index(s[0]), s[1]))
+
+
+def select(rows: pd.DataFrame, settings: Iterable[tuple[str, float]]) -> pd.DataFrame:
+    """The rows whose (arch, noise_rate) is among ``settings``, numbered anew."""
+    wanted = set(settings)
+    chosen = [setting in wanted for setting in zip(rows["arch"], rows["noise_rate"], strict=True)]
+    return rows[chosen].reset_index(drop=True)
 
 
 def vanilla(levels: pd.DataFrame, arch: str, rate: float) -> pd.DataFrame:

@@ -1,0 +1,49 @@
+# One line a target: make help. Every target sets up .venv itself when it is missing or older than the lock.
+PROFILE ?= digits
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+READY := $(VENV)/.ready
+UV := 0.13.9
+
+.DEFAULT_GOAL := help
+.PHONY: help reproduce figures test lab notebooks reference lock clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+reproduce: $(READY) ## train PROFILE (default: digits) from scratch, execute the notebooks, print the table of claims
+	$(RUN) sdd_utils reproduce --profile $(PROFILE)
+
+figures: $(READY) ## draw the figures from the committed reference results; trains nothing
+	$(RUN) sdd_utils figures
+
+test: $(READY) ## ruff, pytest, and the committed notebooks against the committed results (nbval)
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) pytest
+	$(RUN) pytest --nbval notebooks
+
+lab: $(READY) ## JupyterLab on notebooks/
+	$(RUN) jupyterlab notebooks
+
+notebooks: $(READY) ## execute the committed notebooks in place, on the committed results
+	$(RUN) nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+
+reference: $(READY) ## make this machine's finished runs of PROFILE the committed reference
+	$(RUN) sdd_utils publish --profile $(PROFILE)
+
+lock: $(READY) ## choose the versions in requirements.lock anew
+	$(VENV)/bin/uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --upgrade \
+		--no-emit-index-url --no-header --no-annotate --quiet -o requirements.lock
+
+clean: ## remove this machine's runs
+	rm -rf results/runs
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check uv==$(UV)
+	$(VENV)/bin/uv pip install --quiet --python $(VENV) -r requirements.lock
+	$(VENV)/bin/uv pip install --quiet --python $(VENV) --no-deps --editable .
+	@touch $@

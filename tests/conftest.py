@@ -1,0 +1,45 @@
+import pytest
+
+from sdd_utils.config import Experiment
+
+SMALL = {
+    "arch": "mlp",
+    "width": 16,
+    "noise_rate": 0.3,
+    "epochs": 2,
+    "batch_size": 100,
+    "optimizer": "sgd",
+    "lr": 0.1,
+    "momentum": 0.9,
+    "milestones": (0.5,),
+    "weight_decay": 1e-4,
+    "levels": 4,
+}
+SMALL_VIT = {
+    **{k: v for k, v in SMALL.items() if k not in ("momentum", "milestones")},
+    "arch": "vit",
+    "vit": {"patch": 4, "depth": 1, "heads": 2, "mlp_width": 16},
+    "optimizer": "adamw",
+    "lr": 2e-3,
+    "weight_decay": 0.03,
+}
+
+
+@pytest.fixture
+def small():
+    """Make a small experiment; keyword arguments replace or add settings."""
+
+    def make(base=SMALL, **settings) -> Experiment:
+        return Experiment.parse(base | settings)
+
+    return make
+
+
+@pytest.fixture
+def student(small):
+    """Make a distilled experiment; its teacher has the same settings."""
+
+    def make(rule="dense", **settings) -> Experiment:
+        return small(teacher={"rule": rule, "experiment": small(**settings)}, temperature=4, alpha=0.9, **settings)
+
+    return make

@@ -1,0 +1,146 @@
+import pytest
+from conftest import SMALL, SMALL_VIT
+
+from sdd_utils.config import ConfigError, Experiment
+from sdd_utils.profiles import load_profile
+
+TEACHER = {"rule": "dense", "experiment": SMALL}
+WRONG = [
+    ({"noise_rate": 1.0}, "noise_rate: input should be less than 1 (got 1.0)"),
+    ({"noise_rate": -0.1}, "noise_rate: input should be greater than or equal to 0 (got -0.1)"),
+    ({"noise_kind": "human"}, "noise_kind: input should be 'symmetric' (got 'human')"),
+    ({"arch": "resnet19"}, "arch: input should be 'mlp', 'resnet18', 'vit' or 'vgg_like' (got 'resnet19')"),
+    ({"dataset": "mnist"}, "dataset: input should be 'digits' (got 'mnist')"),
+    ({"prune_share": 1}, "prune_share: input should be less than 1 (got 1)"),
+    ({"prune_share": 0}, "prune_share: input should be greater than 0 (got 0)"),
+    ({"val_share": 0}, "val_share: input should be greater than 0 (got 0)"),
+    ({"epochs": 0}, "epochs: input should be greater than or equal to 1 (got 0)"),
+    ({"lr": float("nan")}, "lr: input should be a finite number (got nan)"),
+    ({"lr": "fast"}, "lr: input should be a valid number, unable to parse string as a number (got 'fast')"),
+    ({"widht": 3}, "widht: unknown field; the fields are seed, dataset"),
+    ({"vit": {"patches": 4}}, "vit.patches: unknown field"),
+    ({"momentum": None}, "momentum: missing; it must be given when optimizer is sgd"),
+    ({"optimizer": "adamw"}, "momentum: given, but it means something only when optimizer is sgd"),
+    ({"milestones": (0.75, 0.5)}, "milestones: [0.75, 0.5] must increase"),
+    ({"milestones": (1.0,)}, "milestones.0: input should be less than 1 (got 1.0)"),
+    ({"arch": "vit"}, "vit: missing; it must be given when arch is vit"),
+    ({"vit": {}}, "vit: given, but it means something only when arch is vit"),
+    ({"teacher": TEACHER}, "temperature: missing; it must be given when there is a teacher"),
+    ({"teacher": TEACHER, "temperature": 4}, "alpha: missing; it must be given when there is a teacher"),
+    ({"temperature": 4}, "temperature: given, but it means something only when there is a teacher"),
+    ({"teacher": TEACHER, "temperature": 0, "alpha": 0.9}, "temperature: input should be greater than 0 (got 0)"),
+    ({"teacher": TEACHER, "temperature": 4, "alpha": 2}, "alpha: input should be less than or equal to 1 (got 2)"),
+    (
+        {"teacher": {"rule": "best", "experiment": SMALL}, "temperature": 4, "alpha": 0.9},
+        "teacher.rule: input should be 'dense' or 'sparse' (got 'best')",
+    ),
+    (
+        {"teacher": {"rule": "sparse", "experiment": SMALL | {"levels": 0}}, "temperature": 4, "alpha": 0.9},
+        "teacher.rule: sparse needs a teacher experiment with levels ≥ 1",
+    ),
+    (
+        {"teacher": TEACHER, "temperature": 4, "alpha": 0.9, "seed": 1},
+        "teacher.experiment.seed: 0 differs from the student's",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG, ids=[message.split(" (")[0] for _, message in WRONG])
+def test_wrong_settings_are_refused_with_the_field_and_what_is_allowed(change, message):
+    with pytest.raises(ConfigError) as error:
+        Experiment.parse(SMALL | change)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_two_wrong_fields_give_two_lines():
+    with pytest.raises(ConfigError) as error:
+        Experiment.parse(SMALL | {"epochs": 0, "noise_rate": 2}, "here: ")
+    lines = str(error.value).splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["noise_rate", "epochs"]
+
+
+def test_vit_width_must_be_divisible_by_its_heads():
+    with pytest.raises(ConfigError, match=r"width: 16 is not divisible by vit\.heads = 3"):
+        Experiment.parse(SMALL_VIT | {"vit": {"heads": 3}})
+
+
+def test_equal_settings_have_equal_run_ids_and_a_change_gives_another(small, student):
+    assert small().run_id == small(dataset="digits", lr="0.1", retrain="lr").run_id
+    others = [
+        small(seed=1),
+        small(noise_rate=0.2),
+        small(epochs=3),
+        small(lr=0.2),
+        small(retrain="init"),
+        small(weight_decay=1e-3),
+        student(),
+        student("sparse"),
+        student(width=32),
+    ]
+    assert len({e.run_id for e in [small(), *others]}) == 1 + len(others)
+
+
+def test_run_id_is_pinned(small):
+    """Committed results are found by these names, so a change of the canonical form must be deliberate."""
+    assert small().run_id == "digits-mlp16-sym0.3-vanilla-wd0.0001-s0-PINNED"
+
+
+def test_method_follows_from_the_settings(small, student):
+    assert small().method == "vanilla"
+    assert small(weight_decay=1e-3).method == "l2"
+    assert small(SMALL_VIT).method == "vanilla"
+    assert student().method == "kd"
+
+
+def test_a_configuration_survives_its_json(student):
+    exp = student("sparse")
+    assert Experiment.parse(exp.model_dump(mode="json")) == exp
+
+
+@pytest.mark.parametrize("name", ["smoke", "digits", "digits-full", "digits-tune"])
+def test_profiles_are_valid_and_state_their_teachers_among_their_own_runs(name):
+    experiments = load_profile(name).experiments()
+    run_ids = {e.run_id for e in experiments}
+    assert all(e.teacher.experiment.run_id in run_ids for e in experiments if e.teacher)
+
+
+def test_an_unknown_profile_is_refused_with_the_known_ones():
+    with pytest.raises(ConfigError, match=r"profile: there is no 'digit'; known are .*digits.*smoke"):
+        load_profile("digit")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "Input should be a valid dictionary"),
+        ("profile: [", "not YAML"),
+        (
+            "profile: other\nabout: x\ntour: {}\nbase: {}\narchitectures: {}\n",
+            "is 'other', but the file is called 'mine'",
+        ),
+        ("profile: mine\nabout: x\ntour: {}\nbase: {}\narchs: {}\n", "archs: unknown field"),
+    ],
+)
+def test_wrong_profiles_are_refused_with_the_file(tmp_path, monkeypatch, text, message):
+    monkeypatch.setattr("sdd_utils.profiles.PROFILES", tmp_path)
+    monkeypatch.setattr("sdd_utils.profiles.ROOT", tmp_path)
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"mine\.yaml: ") as error:
+        load_profile("mine")
+    assert message in str(error.value)
+
+
+def test_a_wrong_setting_in_a_profile_names_file_architecture_and_field():
+    profile = load_profile("smoke")
+    mlp = profile.architectures["mlp"]
+    broken = profile.model_copy(update={"base": profile.base | {"levels": -1}, "architectures": {"mlp": mlp}})
+    with pytest.raises(ConfigError, match=r"^smoke: architectures\.mlp: levels: "):
+        broken.experiments()
+
+
+def test_an_experiment_that_is_described_twice_is_refused():
+    profile = load_profile("smoke")
+    mlp = profile.architectures["mlp"].model_copy(update={"noise_rates": [0.3, 0.3]})
+    with pytest.raises(ConfigError, match="is described twice"):
+        profile.model_copy(update={"architectures": {"mlp": mlp}}).experiments()

@@ -97,21 +97,21 @@ def measure_dip(curves: np.ndarray) -> Dip:
     """Depth and rebound of the dip in ``curves`` (seeds, levels), accuracies in [0, 1].
 
     Looking for the deepest dip of a noisy curve always finds one, so a dip is never measured on the seed that it was
-    found on: for each seed the three levels come from the mean of the *other* seeds, and the differences from this
-    seed at those levels. On a monotone curve, however noisy, they are 0 or negative on average. With a single seed
-    there is no such guard, and no interval.
+    found on: for each seed the three levels come from the smoothed mean of the *other* seeds, and the differences
+    from this seed at those levels. On a monotone curve, however noisy, they are 0 or negative on average. With a
+    single seed there is no such guard, and no interval.
     """
-    curves = smooth(np.atleast_2d(np.asarray(curves, dtype=float)))
-    seeds = len(curves)
+    curves = np.atleast_2d(np.asarray(curves, dtype=float))
+    smoothed, seeds = smooth(curves), len(curves)
     depths, rebounds = np.zeros(seeds), np.zeros(seeds)
     for k in range(seeds):
-        others = np.delete(curves, k, axis=0) if seeds > 1 else curves
+        others = np.delete(smoothed, k, axis=0) if seeds > 1 else smoothed
         valley = find_valley(others.mean(axis=0))
         if valley:
             depths[k] = 100 * (curves[k, valley.light] - curves[k, valley.bottom])
             rebounds[k] = 100 * (curves[k, valley.sweet] - curves[k, valley.bottom])
     depth, rebound = Estimate.of(depths), Estimate.of(rebounds)
-    mean = curves.mean(axis=0)
+    mean = smoothed.mean(axis=0)
     valley = find_valley(mean)
     dip = Dip(depth, rebound, depths, rebounds, valley, {})
     return Dip(depth, rebound, depths, rebounds, valley, _phases(mean, valley if dip.is_double_descent else None))

@@ -1,6 +1,6 @@
 """The paper's claims, each with a number, a 95 % interval over seeds and a verdict that follows from them by rule.
 
-The rules are in the docstrings of the functions below, one a claim, and nowhere else.
+The rules are in the docstrings of the functions in RULES, one a claim, and nowhere else.
 """
 
 from __future__ import annotations
@@ -15,128 +15,118 @@ from sdd_utils.config import REGULAR_WEIGHT_DECAY
 
 CLAIM_COLUMNS = ["claim", "statement", "paper", "measured", "ci_low", "ci_high", "n_seeds", "verdict", "evidence"]
 NAMES = {"mlp": "MLP", "resnet18": "ResNet-18", "vit": "ViT", "vgg_like": "VGG-like"}
-TEACHERS = ("sparse", "dense")
-DELIVERED = 0.9  # sparsity that a pipeline must reach for its network to count as pruned (C5)
 
 NEGLIGIBLE = 3.0
 """Accuracy points below which a dip counts as avoided: about twice the binomial standard error of one accuracy near
 85 % on 797 test images (1.3 points), so what a single network's test accuracy can hardly show."""
 
+DELIVERED = 0.9
+"""Sparsity that a pipeline must reach for its network to count as pruned (C5)."""
+
 
 def claims_table(levels: pd.DataFrame) -> pd.DataFrame:
-    """All claims that ``levels`` (one profile) can speak to, in CLAIM_COLUMNS."""
-    settings = vanilla_settings(levels)
-    rows: list[dict] = []
-    for arch, rate in settings:
-        rows.append(occurs(levels, arch, rate))
-    for arch, rate in settings:
+    """All claims that ``levels`` (one profile) can speak to, in CLAIM_COLUMNS, sorted by claim."""
+    rows = []
+    for arch, rate in vanilla_settings(levels):
+        where, plain = f"{NAMES[arch]}, ε = {rate:g}: ", vanilla(levels, arch, rate)
+        rows.append(occurs(where, plain))
         if len(penalties(levels, arch, rate)) > 1:
-            rows += [l2_smooths(levels, arch, rate), l2_avoids(levels, arch, rate)]
-    distilled = [(a, r, t) for a, r in settings for t in TEACHERS if len(student(levels, a, r, t))]
-    rows += [distillation_avoids(levels, *setting) for setting in distilled]
-    rows += [distillation_gains(levels, *setting) for setting in distilled]
-    rows += [distillation_costs_less(levels, *setting) for setting in distilled]
-    rows.append(
-        {
-            "claim": "C6",
-            "statement": "The same holds with the human label noise of CIFAR-100N",
-            "paper": "yes",
-            "verdict": "not applicable",
-            "evidence": "this profile has no human labels",
-        }
-    )
-    return pd.DataFrame(rows, columns=CLAIM_COLUMNS)
+            best = penalised(levels, arch, rate, best_penalty(levels, arch, rate))
+            rows += [l2_smooths(where, plain, best), l2_avoids(where, best)]
+        for teacher in ("sparse", "dense"):
+            taught = student(levels, arch, rate, teacher)
+            if len(taught):
+                rows += [rule(where, plain, taught) for rule in (distillation_avoids, distillation_gains)]
+                rows.append(distillation_costs_less(where, plain, taught))
+    human = {"claim": "C6", "statement": "the same holds under CIFAR-100N's human label noise", "paper": "yes"}
+    rows.append(human | {"verdict": "not applicable", "evidence": "this profile has no human labels"})
+    return pd.DataFrame(rows, columns=CLAIM_COLUMNS).sort_values("claim", kind="stable", ignore_index=True)
 
 
-def occurs(levels: pd.DataFrame, arch: str, rate: float) -> dict:
-    """C1, sparse double descent occurs. Measured: the rebound of the vanilla curve.
+def occurs(where: str, plain: pd.DataFrame) -> dict:
+    """**C1**, sparse double descent occurs. Measured: the rebound of the vanilla curve.
 
     Holds if the 95 % intervals of the dip's depth and of the rebound both lie above 0; fails if either lies below
     NEGLIGIBLE altogether; else inconclusive.
     """
-    dip = measure_dip(curves_of(vanilla(levels, arch, rate)))
-    weaker = min(dip.depth, dip.rebound, key=lambda e: e.high)
-    verdict = "holds" if dip.is_double_descent else "fails" if weaker.high < NEGLIGIBLE else "inconclusive"
-    return _row(
-        "C1",
-        f"{_setting(arch, rate)}: accuracy falls, then rises again as sparsity grows (rebound, points)",
-        "rebound > 0" if arch in ("resnet18", "vit") else "not in the paper",
-        dip.rebound,
-        verdict,
-        "01_baseline",
-    )
+    dip = measure_dip(curves_of(plain))
+    small = min(dip.depth.high, dip.rebound.high) < NEGLIGIBLE
+    verdict = "holds" if dip.is_double_descent else "fails" if small else "inconclusive"
+    statement = "accuracy falls and rises again as sparsity grows (rebound, points)"
+    paper = "yes" if plain["arch"].iat[0] in ("resnet18", "vit") else "not in the paper"
+    return _row("C1", where + statement, paper, dip.rebound, verdict, "01_baseline")
 
 
-def l2_smooths(levels: pd.DataFrame, arch: str, rate: float) -> dict:
-    """C2a, a larger λ smooths the curve. Measured: rebound at the regular minus rebound at the best λ, by seed.
+def l2_smooths(where: str, plain: pd.DataFrame, best: pd.DataFrame) -> dict:
+    """**C2a**, a larger λ smooths the curve. Measured: rebound at the regular λ minus rebound at the best, by seed.
 
-    The best λ has the highest mean validation accuracy over the curve's levels (see ``best_penalty``). Holds if the
-    interval lies above 0, fails if it lies below, else inconclusive.
+    The best λ is the one, other than the regular, with the highest validation accuracy, mean over seeds and levels.
+    Holds if the interval lies above 0, fails if it lies below, else inconclusive.
     """
-    best = best_penalty(levels, arch, rate)
-    gain = Estimate.of(_rebounds(vanilla(levels, arch, rate)) - _rebounds(penalised(levels, arch, rate, best)))
-    statement = (
-        f"{_setting(arch, rate)}: λ = {best:g} makes the rebound smaller than λ = {REGULAR_WEIGHT_DECAY[arch]:g}"
-    )
-    return _row("C2a", f"{statement} (points)", "smaller", gain, _sign(gain), "02_l2_sweep")
+    gain = Estimate.of(measure_dip(curves_of(plain)).rebounds - measure_dip(curves_of(best)).rebounds)
+    verdict = "holds" if gain.low > 0 else "fails" if gain.high < 0 else "inconclusive"
+    statement = f"{_penalty(best)} instead of {_penalty(plain)} makes the rebound smaller (by, points)"
+    return _row("C2a", where + statement, "yes", gain, verdict, "02_l2_sweep")
 
 
-def l2_avoids(levels: pd.DataFrame, arch: str, rate: float) -> dict:
-    """C2b, the best λ avoids the dip (of a ResNet-18: does not). Measured: the rebound at the best λ.
+def l2_avoids(where: str, best: pd.DataFrame) -> dict:
+    """**C2b**, the best λ avoids the dip (of a ResNet-18: does not). Measured: the rebound at the best λ.
 
-    Verdict as in ``distillation_avoids``, or, for a ResNet-18, the opposite of it.
+    Verdict as for C3, or, for a ResNet-18, the opposite of it.
     """
-    best = best_penalty(levels, arch, rate)
-    rebound = measure_dip(curves_of(penalised(levels, arch, rate, best))).rebound
-    verdict, does = _avoided(rebound), "avoids the dip"
-    if arch == "resnet18":
-        verdict, does = {"holds": "fails", "fails": "holds"}.get(verdict, verdict), "does not avoid the dip"
-    statement = f"{_setting(arch, rate)}: the best λ ({best:g}) {does} (remaining rebound, points)"
-    paper = "yes" if arch in ("vit", "resnet18") else "not in the paper"
-    return _row("C2b", statement, paper, rebound, verdict, "02_l2_sweep")
+    rebound = measure_dip(curves_of(best)).rebound
+    verdict, does, paper = _avoided(rebound), "avoids", "not in the paper"
+    if best["arch"].iat[0] == "resnet18":
+        verdict, does = {"holds": "fails", "fails": "holds"}.get(verdict, verdict), "does not avoid"
+    if best["arch"].iat[0] in ("resnet18", "vit"):
+        paper = "yes"
+    statement = f"the best λ, {_penalty(best)}, {does} the dip (remaining rebound, points)"
+    return _row("C2b", where + statement, paper, rebound, verdict, "02_l2_sweep")
 
 
-def distillation_avoids(levels: pd.DataFrame, arch: str, rate: float, teacher: str) -> dict:
-    """C3, a distilled student avoids the dip. Measured: the rebound of the student's curve.
+def distillation_avoids(where: str, plain: pd.DataFrame, taught: pd.DataFrame) -> dict:
+    """**C3**, a distilled student avoids the dip. Measured: the rebound of the student's curve.
 
-    Holds if the 95 % interval lies below NEGLIGIBLE, fails if it lies above 0 and reaches beyond, else inconclusive.
+    Holds if the 95 % interval lies below NEGLIGIBLE, fails if it reaches beyond and lies above 0, else inconclusive.
     """
-    rebound = measure_dip(curves_of(student(levels, arch, rate, teacher))).rebound
-    statement = f"{_setting(arch, rate)}: a student of the {teacher} teacher has no dip (remaining rebound, points)"
-    return _row("C3", statement, "no dip", rebound, _avoided(rebound), "03_distillation")
+    rebound = measure_dip(curves_of(taught)).rebound
+    statement = f"a student of the {_teacher(taught)} has no dip (remaining rebound, points)"
+    return _row("C3", where + statement, "yes", rebound, _avoided(rebound), "03_distillation")
 
 
-def distillation_gains(levels: pd.DataFrame, arch: str, rate: float, teacher: str) -> dict:
-    """C4, distillation gains 10 points or more at high sparsity. Measured: student − vanilla at vanilla's lowest point.
+def distillation_gains(where: str, plain: pd.DataFrame, taught: pd.DataFrame) -> dict:
+    """**C4**, distillation gains 10 points or more at high sparsity. Measured: student − vanilla, at vanilla's lowest.
 
-    Where that is comes, for each seed, from the other seeds' mean. Holds if the 95 % interval reaches 10 from above
-    (low ≥ 10), fails if it lies below 10, else inconclusive.
+    Where vanilla is lowest comes, for each seed, from the other seeds' mean (level 0 if they show no dip). Holds if
+    the 95 % interval lies at or above 10, fails if it lies below 10, else inconclusive.
     """
-    plain, taught = (smooth(curves_of(t)) for t in (vanilla(levels, arch, rate), student(levels, arch, rate, teacher)))
-    bottoms = [_bottom(plain, k) for k in range(len(plain))]
-    gain = Estimate.of([100 * (taught[k, b] - plain[k, b]) for k, b in enumerate(bottoms)])
+    own, other = curves_of(plain), curves_of(taught)
+    others = [np.delete(own, k, axis=0) if len(own) > 1 else own for k in range(len(own))]
+    valleys = [find_valley(smooth(curves).mean(axis=0)) for curves in others]
+    bottoms = [valley.bottom if valley else 0 for valley in valleys]
+    gain = Estimate.of([100 * (other[k, b] - own[k, b]) for k, b in enumerate(bottoms)])
     verdict = "holds" if gain.low >= 10 else "fails" if gain.high < 10 else "inconclusive"
-    statement = f"{_setting(arch, rate)}: the {teacher} teacher's student gains over vanilla at the bottom of its dip"
-    return _row("C4", f"{statement} (points)", "≥ 10", gain, verdict, "03_distillation")
+    statement = f"the {_teacher(taught)}'s student gains 10 points or more at the bottom of the dip (points)"
+    return _row("C4", where + statement, "yes", gain, verdict, "03_distillation")
 
 
-def distillation_costs_less(levels: pd.DataFrame, arch: str, rate: float, teacher: str) -> dict:
-    """C5 in FLOPs, distillation is the cheaper pipeline. Measured: its training FLOPs as a share of vanilla's.
+def distillation_costs_less(where: str, plain: pd.DataFrame, taught: pd.DataFrame) -> dict:
+    """**C5**, in FLOPs: distillation is the cheaper pipeline. Measured: its training FLOPs as a share of vanilla's.
 
     Either pipeline delivers the level with the best (smoothed) validation accuracy among those with at least
     DELIVERED of the weights gone, and is charged for every level up to there, pruned weights counted as dense.
     Distillation also pays for its teacher: level 0 of the vanilla curve, or the curve up to the sparse teacher's level.
     Holds if the interval lies below 1 and the network delivered is not less accurate (interval of student − vanilla on
     the test set not wholly below 0), fails if the interval lies above 1 or the network is less accurate, else
-    inconclusive. Seconds, energy and the cost of not knowing where to stop are not in it.
+    inconclusive. Seconds, energy and the price of not knowing where to stop are not in it.
     """
+    rule = taught["teacher"].iat[0]
     shares, gains = [], []
-    plain, taught = vanilla(levels, arch, rate), student(levels, arch, rate, teacher)
     for seed in sorted(plain["seed"].unique()):
         own, other = (t[t["seed"] == seed].sort_values("level") for t in (plain, taught))
         last_own, last_other = _delivered(own), _delivered(other)
         paid = other["train_flops"].iloc[: last_other + 1].sum()
-        paid += own["train_flops"].iloc[: select_level(own, teacher) + 1].sum()
+        paid += own["train_flops"].iloc[: select_level(own, rule) + 1].sum()
         shares.append(paid / own["train_flops"].iloc[: last_own + 1].sum())
         gains.append(other["test_acc"].iloc[last_other] - own["test_acc"].iloc[last_own])
     share, gain = Estimate.of(shares), Estimate.of(gains)
@@ -145,17 +135,15 @@ def distillation_costs_less(levels: pd.DataFrame, arch: str, rate: float, teache
         verdict = "fails"
     elif share.high < 1:
         verdict = "holds"
-    statement = (
-        f"{_setting(arch, rate)}: distilling from the {teacher} teacher, its training included, takes fewer FLOPs"
-    )
-    return _row("C5", f"{statement} (share of vanilla's)", "< 1", share, verdict, "03_distillation")
+    statement = f"distilling from the {_teacher(taught)}, its cost included, takes fewer FLOPs (share of vanilla's)"
+    return _row("C5", where + statement, "yes", share, verdict, "03_distillation")
 
 
 RULES = (occurs, l2_smooths, l2_avoids, distillation_avoids, distillation_gains, distillation_costs_less)
 
 
 def vanilla_settings(levels: pd.DataFrame) -> list[tuple[str, float]]:
-    """(arch, noise rate) of every vanilla curve, in the order of NAMES."""
+    """(arch, noise_rate) of every vanilla curve, in the order of NAMES."""
     plain = levels[levels["method"] == "vanilla"]
     found = set(zip(plain["arch"], plain["noise_rate"], strict=True))
     return sorted(found, key=lambda s: (list(NAMES).index(s[0]), s[1]))
@@ -168,53 +156,40 @@ def select(rows: pd.DataFrame, settings: Iterable[tuple[str, float]]) -> pd.Data
     return rows[chosen].reset_index(drop=True)
 
 
-def vanilla(levels: pd.DataFrame, arch: str, rate: float) -> pd.DataFrame:
+def vanilla(levels: pd.DataFrame, arch: str, noise_rate: float) -> pd.DataFrame:
     """Rows pruned at the regular λ without a teacher."""
-    return levels[(levels["method"] == "vanilla") & (levels["arch"] == arch) & (levels["noise_rate"] == rate)]
+    return select(levels[levels["method"] == "vanilla"], [(arch, noise_rate)])
 
 
-def student(levels: pd.DataFrame, arch: str, rate: float, teacher: str) -> pd.DataFrame:
+def student(levels: pd.DataFrame, arch: str, noise_rate: float, teacher: str) -> pd.DataFrame:
     """Rows distilled from the ``sparse`` or ``dense`` teacher; may be empty."""
-    return levels[(levels["teacher"] == teacher) & (levels["arch"] == arch) & (levels["noise_rate"] == rate)]
+    return select(levels[levels["teacher"] == teacher], [(arch, noise_rate)])
 
 
-def penalised(levels: pd.DataFrame, arch: str, rate: float, weight_decay: float) -> pd.DataFrame:
+def penalised(levels: pd.DataFrame, arch: str, noise_rate: float, weight_decay: float) -> pd.DataFrame:
     """Rows without a teacher at one λ, regular or not."""
-    rows = levels[(levels["method"] != "kd") & (levels["arch"] == arch) & (levels["noise_rate"] == rate)]
-    return rows[rows["weight_decay"] == weight_decay]
+    rows = levels[(levels["method"] != "kd") & (levels["weight_decay"] == weight_decay)]
+    return select(rows, [(arch, noise_rate)])
 
 
-def penalties(levels: pd.DataFrame, arch: str, rate: float) -> list[float]:
+def penalties(levels: pd.DataFrame, arch: str, noise_rate: float) -> list[float]:
     """The λ at which there are curves without a teacher, in increasing order."""
-    rows = levels[(levels["method"] != "kd") & (levels["arch"] == arch) & (levels["noise_rate"] == rate)]
-    return sorted(rows["weight_decay"].unique())
+    return sorted(select(levels[levels["method"] != "kd"], [(arch, noise_rate)])["weight_decay"].unique())
 
 
-def best_penalty(levels: pd.DataFrame, arch: str, rate: float) -> float:
+def best_penalty(levels: pd.DataFrame, arch: str, noise_rate: float) -> float:
     """The λ, other than the regular one, with the highest validation accuracy, mean over seeds and levels.
 
     The paper does not say how its optimal λ was tuned; the mean over the curve rewards a λ that serves at every
     sparsity rather than at one.
     """
-    others = [d for d in penalties(levels, arch, rate) if d != REGULAR_WEIGHT_DECAY[arch]]
-    return max(others, key=lambda d: penalised(levels, arch, rate, d)["val_acc"].mean())
-
-
-def _rebounds(rows: pd.DataFrame) -> np.ndarray:
-    return measure_dip(curves_of(rows)).rebounds
-
-
-def _bottom(curves: np.ndarray, seed: int) -> int:
-    """Level of the dip's bottom in the mean of the other seeds; 0 without a dip."""
-    others = np.delete(curves, seed, axis=0) if len(curves) > 1 else curves
-    valley = find_valley(others.mean(axis=0))
-    return valley.bottom if valley else 0
+    others = [d for d in penalties(levels, arch, noise_rate) if d != REGULAR_WEIGHT_DECAY[arch]]
+    return max(others, key=lambda d: penalised(levels, arch, noise_rate, d)["val_acc"].mean())
 
 
 def _delivered(rows: pd.DataFrame) -> int:
     accuracy = smooth(rows["val_acc"].to_numpy())
-    accuracy[rows["sparsity"].to_numpy() < DELIVERED] = -np.inf
-    return int(np.argmax(accuracy))
+    return int(np.argmax(np.where(rows["sparsity"] >= DELIVERED, accuracy, -1)))
 
 
 def _avoided(rebound: Estimate) -> str:
@@ -223,12 +198,12 @@ def _avoided(rebound: Estimate) -> str:
     return "fails" if rebound.low > 0 else "inconclusive"
 
 
-def _sign(estimate: Estimate) -> str:
-    return "holds" if estimate.low > 0 else "fails" if estimate.high < 0 else "inconclusive"
+def _penalty(rows: pd.DataFrame) -> str:
+    return f"λ = {rows['weight_decay'].iat[0]:g}"
 
 
-def _setting(arch: str, rate: float) -> str:
-    return f"{NAMES[arch]}, ε = {rate:g}"
+def _teacher(rows: pd.DataFrame) -> str:
+    return f"{rows['teacher'].iat[0]} teacher"
 
 
 def _row(claim: str, statement: str, paper: str, measured: Estimate, verdict: str, evidence: str) -> dict:

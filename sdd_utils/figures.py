@@ -56,6 +56,12 @@ def sparsity_axis(ax: Axes, label: bool = True) -> None:
     ax.set_xlabel("remaining weights (%)" if label else "")
 
 
+def accuracy_axis(ax: Axes) -> None:
+    """Accuracies in %, no further than there can be any, whatever the band of few seeds reaches."""
+    low, high = ax.get_ylim()
+    ax.set_ylim(max(low, 0), min(high, 102))
+
+
 def shade_phases(ax: Axes, dip: Dip, sparsities: np.ndarray, names: bool = True) -> None:
     """Colour the background by phase; ``sparsities`` (levels,) in [0, 1)."""
     remaining = 100 * (1 - np.asarray(sparsities))
@@ -192,6 +198,7 @@ def _draw_methods(ax: Axes, rows: pd.DataFrame) -> None:
         part = rows[(rows["teacher"] == teacher) & (rows["method"] != "l2")]
         if len(part):
             draw_curves(ax, part, color=colour, label=METHOD_LABELS[teacher])
+    accuracy_axis(ax)
 
 
 def _archs(levels: pd.DataFrame) -> list[str]:

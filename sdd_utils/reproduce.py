@@ -53,7 +53,12 @@ def execute_notebooks(name: str, runs: Path = RUNS) -> list[Path]:
         sources, desc="notebooks", bar_format="{desc} {n_fmt}/{total_fmt} {bar} {elapsed}, {remaining} left"
     ):
         papermill.execute_notebook(
-            source, out / source.name, parameters | {"results": str(runs)}, cwd=NOTEBOOKS, progress_bar=False
+            source,
+            out / source.name,
+            parameters | {"results": str(runs)},
+            cwd=NOTEBOOKS,
+            progress_bar=False,
+            extra_arguments=["--log-level=40"],  # a warning about transport from every kernel helps nobody
         )
     return [out / source.name for source in sources]
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Executor, wait
 from pathlib import Path
 
+import pandas as pd
 from loky import cpu_count, get_reusable_executor
 from tqdm import tqdm
 
@@ -15,6 +17,7 @@ from sdd_utils.config import Experiment
 from sdd_utils.cost import FlopCount
 from sdd_utils.data import load
 from sdd_utils.experiment import finished, run_experiment
+from sdd_utils.results import write_csv
 
 POLL_SECONDS = 0.5
 
@@ -42,6 +45,7 @@ def run_sweep(experiments: list[Experiment], folder: Path, executor: Executor, d
     failed experiment stops its own students and nothing else. On KeyboardInterrupt the finished levels are safe.
     """
     todo = with_teachers(experiments)
+    adopt_finished(todo, folder)
     progress = Progress(todo, folder)
     waiting = sorted((e for e in todo if not finished(e, folder)), key=progress.cost, reverse=True)
     running: dict = {}
@@ -69,6 +73,21 @@ def run_sweep(experiments: list[Experiment], folder: Path, executor: Executor, d
     finally:
         progress.bar.close()
     return failed
+
+
+def adopt_finished(experiments: list[Experiment], folder: Path) -> None:
+    """Copy runs that another profile beside ``folder`` has finished: equal configurations give equal numbers."""
+    for exp in experiments:
+        others = [path for path in folder.parent.glob(f"*/{exp.run_id}") if finished(exp, path.parent)]
+        if not others or finished(exp, folder):
+            continue
+        copy = folder / f".{exp.run_id}"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(others[0], copy)
+        levels = pd.read_csv(copy / "levels.csv", dtype=str, keep_default_na=False)
+        write_csv(copy / "levels.csv", levels.assign(profile=folder.name))
+        shutil.rmtree(folder / exp.run_id, ignore_errors=True)
+        copy.rename(folder / exp.run_id)
 
 
 def with_teachers(experiments: list[Experiment]) -> list[Experiment]:

@@ -1,0 +1,142 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from sdd_utils.analysis import Estimate, curves_of, find_valley, measure_dip, select_level, smooth, summarise
+
+LEVELS = 30
+
+
+def noisy(curve, seeds, sd, rng):
+    return np.asarray(curve) + rng.normal(0, sd, (seeds, len(curve)))
+
+
+def one_dip(depth=0.15, rebound=0.10):
+    """Light at 0.85 until level 8, bottom at 16, sweet at 22, then collapse to 0.1."""
+    points = [(0, 0.85), (8, 0.85), (16, 0.85 - depth), (22, 0.85 - depth + rebound), (LEVELS - 1, 0.1)]
+    return np.interp(np.arange(LEVELS), *zip(*points, strict=True))
+
+
+MONOTONE = np.interp(np.arange(LEVELS), [0, 15, 29], [0.9, 0.8, 0.1])
+FLAT = np.full(LEVELS, 0.8)
+
+
+def test_one_dip_is_found_where_it_is_and_measured_right():
+    dip = measure_dip(noisy(one_dip(), 5, 0.005, np.random.default_rng(0)))
+    assert dip.is_double_descent
+    assert abs(dip.valley.bottom - 16) <= 1
+    assert abs(dip.valley.sweet - 22) <= 1
+    assert dip.depth.value == pytest.approx(15, abs=1.5)
+    assert dip.rebound.value == pytest.approx(10, abs=1.5)
+    assert dip.rebound.low < dip.rebound.value < dip.rebound.high
+    assert list(dip.phases) == ["light", "critical", "sweet", "collapsed"]
+    assert dip.phases["light"][1] == pytest.approx(12, abs=1)  # half-way between the levels 8 and 16
+    assert dip.phases["critical"][1] == pytest.approx(18, abs=1)  # half-way between the levels 16 and 22
+    borders = [level for phase in dip.phases.values() for level in phase]
+    assert borders[0] == 0
+    assert borders[-1] == LEVELS - 1
+    assert all(borders[i] + 1 == borders[i + 1] for i in (1, 3, 5))
+
+
+@pytest.mark.parametrize(
+    "curve", [MONOTONE, FLAT, FLAT[::-1] * np.linspace(0.5, 1, LEVELS)], ids=["falling", "flat", "rising"]
+)
+def test_a_curve_without_noise_and_without_a_dip_has_none(curve):
+    dip = measure_dip(np.stack([curve] * 3))
+    assert not dip.is_double_descent
+    assert dip.rebound.value == 0
+    assert "critical" not in dip.phases
+
+
+@pytest.mark.parametrize("curve", [MONOTONE, FLAT], ids=["monotone", "flat"])
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_noise_alone_is_not_called_double_descent(curve, seeds):
+    """Picking the deepest valley of a noisy curve on the same seeds would call nearly all of these a dip."""
+    rng = np.random.default_rng(1)
+    called = sum(measure_dip(noisy(curve, seeds, 0.02, rng)).is_double_descent for _ in range(400))
+    assert called <= 0.05 * 400
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_noise_does_not_make_a_rebound_larger_than_it_is(seeds):
+    rng = np.random.default_rng(2)
+    rebounds = [measure_dip(noisy(FLAT, seeds, 0.02, rng)).rebound.value for _ in range(400)]
+    assert abs(np.mean(rebounds)) < 0.3
+
+
+def test_a_real_dip_is_found_under_noise():
+    rng = np.random.default_rng(3)
+    found = sum(measure_dip(noisy(one_dip(), 4, 0.01, rng)).is_double_descent for _ in range(200))
+    assert found >= 0.9 * 200
+
+
+def test_a_single_seed_is_measured_without_an_interval():
+    dip = measure_dip(one_dip())
+    assert dip.rebound.value == pytest.approx(10, abs=1.5)
+    assert np.isnan(dip.rebound.low)
+    assert not dip.is_double_descent
+
+
+def test_the_interval_holds_the_mean_as_often_as_it_says_and_a_percentile_bootstrap_does_not():
+    rng = np.random.default_rng(4)
+    samples = rng.normal(0, 1, (2000, 3))
+    covered = np.mean([e.low <= 0 <= e.high for e in map(Estimate.of, samples)])
+    assert 0.935 < covered < 0.965
+    indices = np.array(np.meshgrid(*[range(3)] * 3)).reshape(3, -1).T  # all 27 resamples of three seeds
+    low, high = np.quantile(samples[:, indices].mean(axis=2), [0.025, 0.975], axis=1)
+    assert np.mean((low <= 0) & (high >= 0)) < 0.8
+
+
+def test_valley_of_short_and_monotone_curves_is_none():
+    assert find_valley(np.array([0.9, 0.1])) is None
+    assert find_valley(MONOTONE) is None
+    assert find_valley(np.array([0.9, 0.5, 0.8])).bottom == 1
+
+
+def test_smoothing_keeps_a_constant_and_the_number_of_levels():
+    assert smooth(FLAT) == pytest.approx(FLAT)
+    assert smooth(np.stack([MONOTONE, FLAT])).shape == (2, LEVELS)
+
+
+def table(curve, seed=0, **columns):
+    base = {"level": range(len(curve)), "seed": seed, "sparsity": 1 - 0.8 ** np.arange(len(curve))}
+    base |= {
+        "val_acc": curve,
+        "test_acc": curve,
+        "arch": "mlp",
+        "noise_rate": 0.3,
+        "weight_decay": 1e-4,
+        "teacher": "none",
+    }
+    return pd.DataFrame(base | columns)
+
+
+def test_the_sparse_teacher_lies_past_the_bottom_even_if_the_light_phase_is_better():
+    assert select_level(table(one_dip()), "sparse") == 22
+    assert select_level(table(one_dip()), "dense") == 0
+
+
+def test_the_sparse_teacher_is_chosen_by_validation_unless_told_otherwise():
+    later = np.concatenate([[0.85] * 3, one_dip()[:-3]])
+    rows = table(one_dip(), test_acc=later)
+    assert select_level(rows, "sparse", "validation") == 22
+    assert select_level(rows, "sparse", "test") == 25
+
+
+def test_without_a_dip_the_sparse_teacher_is_the_best_pruned_level():
+    assert select_level(table(np.append(0.95, MONOTONE[1:])), "sparse") == 1
+    assert select_level(table(FLAT), "sparse") == LEVELS - 1  # of equals the sparser
+
+
+def test_rows_of_two_settings_are_not_one_curve():
+    with pytest.raises(ValueError, match="the same seed and level occur twice"):
+        curves_of(pd.concat([table(FLAT), table(FLAT)]))
+    with pytest.raises(ValueError, match="not every seed has every level"):
+        curves_of(pd.concat([table(FLAT), table(FLAT[:-1], seed=1)]))
+
+
+def test_the_summary_says_how_sparse_one_can_go_within_a_point_of_the_best():
+    rows = summarise(pd.concat([table(one_dip(0, 0), seed=s) for s in range(3)]))
+    assert rows.loc[0, "best"] == 85.0
+    assert rows.loc[0, "kept"] == pytest.approx(100 * (1 - 0.8**22), abs=0.01)
+    assert not rows.loc[0, "dips"]

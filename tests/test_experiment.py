@@ -1,0 +1,159 @@
+import json
+import shutil
+
+import pandas as pd
+import pytest
+import torch
+from conftest import SMALL_VIT
+from safetensors.torch import load_file
+
+from sdd_utils import experiment
+from sdd_utils.analysis import select_level
+from sdd_utils.experiment import finished, run_experiment
+from sdd_utils.results import LEVEL_COLUMNS, MEASURED_ON_THE_CLOCK, ResultsMissing
+
+
+def rows(run):
+    return pd.read_csv(run / "levels.csv", keep_default_na=False).drop(columns=MEASURED_ON_THE_CLOCK)
+
+
+def weights(run):
+    return {path.name: load_file(path) for path in run.glob("*.safetensors")}
+
+
+def assert_same(one, other):
+    pd.testing.assert_frame_equal(rows(one), rows(other), check_exact=True)
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[f][name], second[f][name]) for f in first for name in first[f])
+    assert (one / "weights.csv").read_bytes() == (other / "weights.csv").read_bytes()
+
+
+def interrupt_before(level, monkeypatch):
+    """Make the training of ``level`` end as Ctrl-C would end it."""
+    train = experiment.train_level
+
+    def interrupted(net, data, exp, at, teacher):
+        if at == level:
+            raise KeyboardInterrupt
+        train(net, data, exp, at, teacher)
+
+    monkeypatch.setattr(experiment, "train_level", interrupted)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"retrain": "init"}, {"retrain": "random"}, SMALL_VIT, {"arch": "resnet18", "width": 4}]
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(small, tmp_path, monkeypatch, settings):
+    exp = small(settings) if "vit" in settings else small(**settings)
+    whole = run_experiment(exp, tmp_path / "whole" / "p")
+    for level in (0, 1, 3):
+        with monkeypatch.context() as patch:
+            interrupt_before(level, patch)
+            with pytest.raises(KeyboardInterrupt):
+                run_experiment(exp, tmp_path / "cut" / "p")
+        assert not finished(exp, tmp_path / "cut" / "p")
+    assert_same(whole, run_experiment(exp, tmp_path / "cut" / "p"))
+
+
+def test_finished_levels_are_not_trained_again(small, tmp_path, monkeypatch):
+    trained = []
+    train = experiment.train_level
+    monkeypatch.setattr(
+        experiment,
+        "train_level",
+        lambda net, data, exp, level, teacher: trained.append(level) or train(net, data, exp, level, teacher),
+    )
+    with monkeypatch.context() as patch:
+        interrupt_before(2, patch)
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(small(), tmp_path)
+    run_experiment(small(), tmp_path)
+    run_experiment(small(), tmp_path)
+    assert trained == [0, 1, 2, 3, 4]
+
+
+def test_numbers_do_not_depend_on_what_ran_before(small, tmp_path):
+    alone = run_experiment(small(SMALL_VIT), tmp_path / "alone" / "p")
+    run_experiment(small(seed=7), tmp_path / "after" / "p")
+    torch.rand(100)
+    torch.set_num_threads(2)
+    assert_same(alone, run_experiment(small(SMALL_VIT), tmp_path / "after" / "p"))
+
+
+def test_a_run_has_the_files_and_columns_of_the_contract(small, tmp_path):
+    exp = small()
+    run = run_experiment(exp, tmp_path / "mine")
+    table = pd.read_csv(run / "levels.csv", keep_default_na=False)
+    assert list(table.columns) == LEVEL_COLUMNS
+    assert table["level"].tolist() == [0, 1, 2, 3, 4]
+    assert set(table["run_id"]) == {exp.run_id}
+    assert set(table["profile"]) == {"mine"}
+    assert set(table["teacher"]) == {"none"}
+    assert set(table["temperature"]) == {""}
+    assert table["sparsity"].tolist() == pytest.approx([1 - 0.8**i for i in range(5)], abs=1e-3)
+    state = load_file(run / "checkpoint.safetensors")
+    assert int(state["mask"].sum()) == table["remaining_params"].iat[-1]
+    assert not state["vector"][: len(state["mask"])][~state["mask"]].any()
+    assert json.loads((run / "config.json").read_text()) == exp.model_dump(mode="json")
+    assert {"commit", "packages", "started", "ended"} <= json.loads((run / "provenance.json").read_text()).keys()
+    histogram = pd.read_csv(run / "weights.csv").groupby("level")["count"].sum()
+    assert histogram.tolist() == table["remaining_params"].tolist()
+
+
+@pytest.mark.parametrize("rule", ["dense", "sparse"])
+def test_a_student_is_taught_by_the_level_that_the_rule_names(student, tmp_path, monkeypatch, rule):
+    exp = student(rule)
+    parent = run_experiment(exp.teacher.experiment, tmp_path)
+    expected = select_level(pd.read_csv(parent / "levels.csv"), rule)
+    state = load_file(parent / f"level-{expected:02d}.safetensors")
+    seen = []
+    train = experiment.train_level
+
+    def spy(net, data, exp, level, teacher):
+        seen.append(teacher.vector.detach().clone())
+        train(net, data, exp, level, teacher)
+
+    monkeypatch.setattr(experiment, "train_level", spy)
+    run = run_experiment(exp, tmp_path)
+    assert len(seen) == 5
+    assert all(torch.equal(vector, state["vector"]) for vector in seen)
+    assert json.loads((run / "provenance.json").read_text())["teacher"] == {"run_id": parent.name, "level": expected}
+    assert set(rows(run)["teacher"]) == {rule}
+
+
+def test_a_student_without_its_teacher_is_refused(student, tmp_path):
+    exp = student()
+    with pytest.raises(ResultsMissing, match=rf"its teacher {exp.teacher.experiment.run_id} has not been trained"):
+        run_experiment(exp, tmp_path)
+
+
+def test_rewinding_starts_each_level_from_other_weights(small, tmp_path, monkeypatch):
+    starts = {}
+    monkeypatch.setattr(
+        experiment,
+        "train_level",
+        lambda net, data, exp, level, teacher: starts.setdefault(exp.retrain, []).append(net.vector.detach().clone()),
+    )
+    for retrain in ("lr", "init", "random"):
+        run_experiment(small(retrain=retrain, levels=2), tmp_path)
+    dense, pruned = starts["init"][0], starts["init"][1]
+    assert torch.equal(pruned[pruned != 0], dense[pruned != 0])
+    assert not torch.equal(starts["random"][1], starts["random"][2])
+    assert not torch.equal(starts["random"][1], starts["init"][1])
+
+
+def test_levels_that_no_student_can_ask_for_are_removed(small, tmp_path):
+    run = run_experiment(small(), tmp_path)
+    table = pd.read_csv(run / "levels.csv")
+    keep = {select_level(table, "dense"), select_level(table, "sparse"), select_level(table, "sparse", "test")}
+    assert {int(path.stem.split("-")[1]) for path in run.glob("level-*.safetensors")} == keep
+
+
+def test_a_checkpoint_of_another_architecture_is_not_loaded(small, tmp_path):
+    run = run_experiment(small(), tmp_path / "p")
+    other = small(width=8)
+    (tmp_path / "q" / other.run_id).mkdir(parents=True)
+    shutil.copy(run / "checkpoint.safetensors", tmp_path / "q" / other.run_id)
+    with pytest.raises(RuntimeError):
+        run_experiment(other, tmp_path / "q")

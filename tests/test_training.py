@@ -1,0 +1,141 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import SMALL_VIT
+from torch.nn.utils import prune
+
+from sdd_utils.data import batches, load
+from sdd_utils.experiment import new_network
+from sdd_utils.models import build_model, predict, prunable_layers
+from sdd_utils.seeding import generator
+from sdd_utils.training import TrainingDiverged, distillation_loss, make_optimizer, measure, train_level
+
+
+def test_distillation_loss_is_the_papers_formula_written_out():
+    student, teacher = (
+        torch.tensor([[1.0, 2.0, -1.0], [0.5, 0.0, 0.3]]),
+        torch.tensor([[0.0, 3.0, 1.0], [1.0, 1.0, 0.0]]),
+    )
+    labels, tau, alpha = torch.tensor([0, 2]), 4.0, 0.9
+    expected = 0.0
+    for s, t, y in zip(student, teacher, labels, strict=True):
+        p, q, plain = (t / tau).softmax(0), (s / tau).softmax(0), s.softmax(0)
+        kl = sum(p[c] * (p[c].log() - q[c].log()) for c in range(3))
+        expected += ((1 - alpha) * -plain[y].log() + alpha * tau**2 * kl) / 2
+    assert distillation_loss(student, teacher, labels, tau, alpha).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_ends_of_alpha_are_plain_training_and_pure_imitation():
+    student, teacher = torch.randn(5, 10), torch.randn(5, 10)
+    labels = torch.arange(5)
+    plain = F.cross_entropy(student, labels)
+    assert distillation_loss(student, teacher, labels, 4, 0).item() == pytest.approx(plain.item())
+    assert distillation_loss(teacher, teacher, labels, 4, 1).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{"arch": "mlp"}, {"arch": "resnet18", "width": 4}, SMALL_VIT])
+def test_a_level_equals_the_conventional_loop_with_torchs_pruning(small, settings):
+    """Same batches, same losses: torch.nn.utils.prune's masks and a plain optimiser over the layers."""
+    exp = small(settings) if "vit" in settings else small(**settings)
+    if exp.vit:
+        exp = exp.model_copy(update={"vit": exp.vit.model_copy(update={"dropout": 0.0})})
+    data = load(exp)
+    net = new_network(exp, data)
+    net.prune(3, 0.2)
+    train_level(net, data, exp, 3, None)
+
+    model = build_model(exp, (1, 8, 8), 10)
+    for layer, mask in zip(prunable_layers(model).values(), net.mask.split(net.sizes), strict=True):
+        prune.custom_from_mask(layer, "weight", mask.view_as(layer.weight))
+    rng, milestone = generator(exp.seed, "batches", 3), 1
+    if exp.optimizer == "sgd":
+        optimizer = torch.optim.SGD(model.parameters(), exp.lr, exp.momentum, weight_decay=exp.weight_decay)
+    else:
+        optimizer = torch.optim.AdamW(model.parameters(), exp.lr, weight_decay=exp.weight_decay)
+    model.train()
+    for epoch in range(exp.epochs):
+        for group in optimizer.param_groups:
+            cosine = exp.lr * (1 + math.cos(math.pi * epoch / exp.epochs)) / 2
+            group["lr"] = cosine if exp.optimizer == "adamw" else exp.lr * 0.1 ** (epoch >= milestone)
+        for images, index in batches(data.train, exp, rng):
+            optimizer.zero_grad()
+            F.cross_entropy(model(images), data.train.labels[index]).backward()
+            optimizer.step()
+    ours, theirs = predict(net.model, data.test.images), predict(model, data.test.images)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_sgd_divides_the_rate_at_the_milestones_and_adamw_follows_a_cosine(small):
+    def rates(exp):
+        optimizer, schedule = make_optimizer(new_network(exp, load(exp)), exp)
+        seen = []
+        for _ in range(exp.epochs):
+            seen.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+        return seen
+
+    assert rates(small(epochs=8, milestones=(0.5, 0.75))) == pytest.approx([0.1] * 4 + [0.01] * 2 + [0.001] * 2)
+    assert rates(small(SMALL_VIT, epochs=4))[0] == pytest.approx(2e-3)
+    assert rates(small(SMALL_VIT, epochs=4))[2] == pytest.approx(1e-3)
+
+
+def test_a_student_imitates_and_the_teacher_is_left_alone(student):
+    exp = student(epochs=10, noise_rate=0.0)
+    data = load(exp)
+    teacher, taught = new_network(exp.teacher.experiment, data), new_network(exp.model_copy(update={"seed": 3}), data)
+    before = {name: tensor.clone() for name, tensor in teacher.state().items()}
+
+    def distance():
+        target = predict(teacher.model, data.test.images).softmax(1)
+        return (predict(taught.model, data.test.images).softmax(1) - target).abs().mean().item()
+
+    far = distance()
+    train_level(taught, data, exp.model_copy(update={"alpha": 1.0}), 0, teacher)
+    assert distance() < far / 2
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state().items())
+
+
+def test_augmented_students_ask_the_teacher_about_the_augmented_images(student, monkeypatch):
+    asked = []
+
+    def spy(model, images, batch_size=1000):
+        asked.append(len(images))
+        return predict(model, images, batch_size)
+
+    monkeypatch.setattr("sdd_utils.training.predict", spy)
+    for padding, expected in ((0, [800]), (1, [100] * 16)):
+        exp = student(crop_padding=padding)
+        data = load(exp)
+        asked.clear()
+        train_level(new_network(exp, data), data, exp, 0, new_network(exp.teacher.experiment, data))
+        assert asked == expected
+
+
+def test_divergence_stops_with_run_level_epoch_and_rate(small):
+    exp = small(lr=1e30)
+    data = load(exp)
+    with pytest.raises(TrainingDiverged, match=rf"{exp.run_id}: loss is nan at level 3, epoch \d, lr 1e\+"):
+        train_level(new_network(exp, data), data, exp, 3, None)
+
+
+def test_measures_count_what_they_say(small):
+    exp = small(noise_rate=0.5)
+    data = load(exp)
+    net = new_network(exp, data)
+    logits = F.one_hot(data.train.labels, 10).float()
+    logits[:100] = -logits[:100]  # wrong on the first hundred
+    net.model.forward = lambda images: logits
+    seen = measure(net, data.train)
+    wrong = data.train.corrupted
+    assert seen.accuracy == pytest.approx(700 / 800)
+    assert seen.memorised == pytest.approx(int(wrong[100:].sum()) / int(wrong.sum()))
+    assert seen.clean_fit == pytest.approx(int((~wrong)[100:].sum()) / int((~wrong).sum()))
+    assert math.isnan(measure(net_saying(net, data.test), data.test).memorised)
+
+
+def net_saying(net, split):
+    net.model.forward = lambda images: F.one_hot(split.labels, 10).float()
+    return net

@@ -20,9 +20,6 @@ NEGLIGIBLE = 3.0
 """Accuracy points below which a dip counts as avoided: about twice the binomial standard error of one accuracy near
 85 % on 797 test images (1.3 points), so what a single network's test accuracy can hardly show."""
 
-DELIVERED = 0.9
-"""Sparsity that a pipeline must reach for its network to count as pruned (C5)."""
-
 
 def claims_table(levels: pd.DataFrame) -> pd.DataFrame:
     """All claims that ``levels`` (one profile) can speak to, in CLAIM_COLUMNS, sorted by claim."""
@@ -113,29 +110,20 @@ def distillation_gains(where: str, plain: pd.DataFrame, taught: pd.DataFrame) ->
 def distillation_costs_less(where: str, plain: pd.DataFrame, taught: pd.DataFrame) -> dict:
     """**C5**, in FLOPs: distillation is the cheaper pipeline. Measured: its training FLOPs as a share of vanilla's.
 
-    Either pipeline delivers the level with the best (smoothed) validation accuracy among those with at least
-    DELIVERED of the weights gone, and is charged for every level up to there, pruned weights counted as dense.
-    Distillation also pays for its teacher: level 0 of the vanilla curve, or the curve up to the sparse teacher's level.
-    Holds if the interval lies below 1 and the network delivered is not less accurate (interval of student − vanilla on
-    the test set not wholly below 0), fails if the interval lies above 1 or the network is less accurate, else
-    inconclusive. Seconds, energy and the price of not knowing where to stop are not in it.
+    Both are pruned to the same sparsity: vanilla's level past the dip with the best validation accuracy. Each is
+    charged for every level up to there, pruned weights counted as dense, and distillation for its teacher as well: the
+    dense network, or the vanilla curve up to the sparse teacher. Holds if the interval lies below 1, fails if it lies
+    above, else inconclusive. Seconds, energy, and what stopping earlier would save are not in it.
     """
-    rule = taught["teacher"].iat[0]
-    shares, gains = [], []
+    rule, shares = taught["teacher"].iat[0], []
     for seed in sorted(plain["seed"].unique()):
         own, other = (t[t["seed"] == seed].sort_values("level") for t in (plain, taught))
-        last_own, last_other = _delivered(own), _delivered(other)
-        paid = other["train_flops"].iloc[: last_other + 1].sum()
-        paid += own["train_flops"].iloc[: select_level(own, rule) + 1].sum()
-        shares.append(paid / own["train_flops"].iloc[: last_own + 1].sum())
-        gains.append(other["test_acc"].iloc[last_other] - own["test_acc"].iloc[last_own])
-    share, gain = Estimate.of(shares), Estimate.of(gains)
-    verdict = "inconclusive"
-    if share.low > 1 or gain.high < 0:
-        verdict = "fails"
-    elif share.high < 1:
-        verdict = "holds"
-    statement = f"distilling from the {_teacher(taught)}, its cost included, takes fewer FLOPs (share of vanilla's)"
+        flops = {name: t["train_flops"].cumsum().to_numpy() for name, t in (("own", own), ("other", other))}
+        level, teacher = select_level(own, "sparse"), select_level(own, rule)
+        shares.append((flops["other"][level] + flops["own"][teacher]) / flops["own"][level])
+    share = Estimate.of(shares)
+    verdict = "holds" if share.high < 1 else "fails" if share.low > 1 else "inconclusive"
+    statement = f"at vanilla's sparsity, the {_teacher(taught)}'s student takes fewer FLOPs, teacher included (share)"
     return _row("C5", where + statement, "yes", share, verdict, "03_distillation")
 
 
@@ -185,11 +173,6 @@ def best_penalty(levels: pd.DataFrame, arch: str, noise_rate: float) -> float:
     """
     others = [d for d in penalties(levels, arch, noise_rate) if d != REGULAR_WEIGHT_DECAY[arch]]
     return max(others, key=lambda d: penalised(levels, arch, noise_rate, d)["val_acc"].mean())
-
-
-def _delivered(rows: pd.DataFrame) -> int:
-    accuracy = smooth(rows["val_acc"].to_numpy())
-    return int(np.argmax(np.where(rows["sparsity"] >= DELIVERED, accuracy, -1)))
 
 
 def _avoided(rebound: Estimate) -> str:

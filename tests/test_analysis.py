@@ -12,8 +12,9 @@ def noisy(curve, seeds, sd, rng):
 
 
 def one_dip(depth=0.15, rebound=0.10):
-    """Light at 0.85 until level 8, bottom at 16, sweet at 22, then collapse to 0.1."""
-    points = [(0, 0.85), (8, 0.85), (16, 0.85 - depth), (22, 0.85 - depth + rebound), (LEVELS - 1, 0.1)]
+    """Light at 0.85 until level 8, bottom around 16, sweet around 22, then collapse to 0.1."""
+    low, sweet = 0.85 - depth, 0.85 - depth + rebound
+    points = [(0, 0.85), (8, 0.85), (15, low), (17, low), (21, sweet), (23, sweet), (LEVELS - 1, 0.1)]
     return np.interp(np.arange(LEVELS), *zip(*points, strict=True))
 
 
@@ -30,8 +31,8 @@ def test_one_dip_is_found_where_it_is_and_measured_right():
     assert dip.rebound.value == pytest.approx(10, abs=1.5)
     assert dip.rebound.low < dip.rebound.value < dip.rebound.high
     assert list(dip.phases) == ["light", "critical", "sweet", "collapsed"]
-    assert dip.phases["light"][1] == pytest.approx(12, abs=1)  # half-way between the levels 8 and 16
-    assert dip.phases["critical"][1] == pytest.approx(18, abs=1)  # half-way between the levels 16 and 22
+    assert dip.phases["light"][1] == pytest.approx(12, abs=1)  # half-way between the levels 8 and 15
+    assert dip.phases["critical"][1] == pytest.approx(18, abs=1)  # half-way between the levels 17 and 21
     borders = [level for phase in dip.phases.values() for level in phase]
     assert borders[0] == 0
     assert borders[-1] == LEVELS - 1
@@ -112,15 +113,15 @@ def table(curve, seed=0, **columns):
 
 
 def test_the_sparse_teacher_lies_past_the_bottom_even_if_the_light_phase_is_better():
-    assert select_level(table(one_dip()), "sparse") == 22
+    assert select_level(table(one_dip()), "sparse") == 23
     assert select_level(table(one_dip()), "dense") == 0
 
 
 def test_the_sparse_teacher_is_chosen_by_validation_unless_told_otherwise():
     later = np.concatenate([[0.85] * 3, one_dip()[:-3]])
     rows = table(one_dip(), test_acc=later)
-    assert select_level(rows, "sparse", "validation") == 22
-    assert select_level(rows, "sparse", "test") == 25
+    assert select_level(rows, "sparse", "validation") == 23
+    assert select_level(rows, "sparse", "test") == 26
 
 
 def test_without_a_dip_the_sparse_teacher_is_the_best_pruned_level():
@@ -138,5 +139,5 @@ def test_rows_of_two_settings_are_not_one_curve():
 def test_the_summary_says_how_sparse_one_can_go_within_a_point_of_the_best():
     rows = summarise(pd.concat([table(one_dip(0, 0), seed=s) for s in range(3)]))
     assert rows.loc[0, "best"] == 85.0
-    assert rows.loc[0, "kept"] == pytest.approx(100 * (1 - 0.8**22), abs=0.01)
+    assert rows.loc[0, "kept"] == pytest.approx(100 * (1 - 0.8**23), abs=0.01)
     assert not rows.loc[0, "dips"]

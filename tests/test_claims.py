@@ -42,7 +42,7 @@ def test_a_story_as_the_paper_tells_it_holds_throughout():
 
 def test_a_story_that_contradicts_the_paper_fails():
     again = rows(one_dip(0.2, 0.1), "kd", teacher="dense")
-    seen = verdicts(rows(FLAT), rows(one_dip(0.2, 0.1), "l2", weight_decay=1e-2), again)
+    seen = verdicts(rows(CURED), rows(one_dip(0.2, 0.1), "l2", weight_decay=1e-2), again)
     assert seen[("C1",)].verdict == "fails"
     assert seen[("C2a",)].verdict == "fails"
     assert seen[("C2b",)].verdict == "fails"
@@ -76,16 +76,16 @@ def test_the_best_penalty_is_chosen_on_validation():
     assert best_penalty(levels, "mlp", 0.3) == 1e-2
 
 
-def test_the_cost_charges_the_teacher():
-    """One level costs 1. Vanilla delivers level 22; the student, best at level 12, pays 13 levels and its teacher."""
+def test_the_cost_is_compared_at_equal_sparsity_and_charges_the_teacher():
+    """A level costs vanilla 1 and the student 1.1; vanilla is best past its dip at level 23, its 24th."""
     vanilla = rows(one_dip(0.2, 0.1), sd=0)
-    early = rows(np.interp(np.arange(LEVELS), [0, 12, 29], [0.8, 0.9, 0.1]), "kd", sd=0, teacher="dense")
-    sparse = early.assign(teacher="sparse")
-    seen = verdicts(vanilla, early, sparse)
-    assert seen[("C5", "dense")].measured == pytest.approx((13 + 1) / 23)
-    assert seen[("C5", "dense")].verdict == "holds"
-    assert seen[("C5", "sparse")].measured == pytest.approx((13 + 23) / 23)
-    assert seen[("C5", "sparse")].verdict == "fails"
+    dense = rows(CURED, "kd", sd=0, teacher="dense", train_flops=1.1)
+    seen = verdicts(vanilla, dense, dense.assign(teacher="sparse"))
+    assert seen[("C5", "dense")].measured == pytest.approx((24 * 1.1 + 1) / 24)
+    assert seen[("C5", "sparse")].measured == pytest.approx((24 * 1.1 + 24) / 24)
+    assert seen[("C5", "dense")].verdict == seen[("C5", "sparse")].verdict == "fails"
+    cheap = dense.assign(train_flops=0.5)
+    assert verdicts(vanilla, cheap)[("C5", "dense")].verdict == "holds"
 
 
 def test_a_dip_just_under_the_limit_counts_as_avoided():

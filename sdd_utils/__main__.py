@@ -1,13 +1,10 @@
 """``python -m sdd_utils``: what the Makefile calls."""
 
-from __future__ import annotations
-
 import sys
 
 import click
 
 from sdd_utils import figures, reproduce
-from sdd_utils.claims import claims_table
 from sdd_utils.config import ConfigError
 from sdd_utils.results import FIGURES, REFERENCE, ResultsMissing, load_levels, write_csv
 
@@ -48,18 +45,11 @@ def figures_command() -> None:
             click.echo(path.relative_to(FIGURES.parent))
 
 
-@cli.command("claims")
-@profile_option
-@click.option("--results", default="reference", show_default=True, help="reference, runs, or a folder of runs.")
-def claims_command(profile: str, results: str) -> None:
-    """Compute the table of claims from levels.csv and print it beside the committed one."""
-    click.echo(reproduce.compare_claims(claims_table(load_levels(results, profile)), profile))
-
-
 @cli.command("choose")
 @profile_option
 def choose_command(profile: str) -> None:
     """Rank τ and α of a profile's students by validation accuracy (mean over seeds and levels)."""
+    reproduce.tabulate(profile)
     students = load_levels("runs", profile).query("method == 'kd'")
     keys = ["arch", "noise_rate", "temperature", "alpha"]
     ranked = students.groupby(keys)["val_acc"].mean().unstack("arch")

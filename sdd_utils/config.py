@@ -132,6 +132,11 @@ class Experiment(Settings):
             return "kd"
         return "vanilla" if self.weight_decay == REGULAR_WEIGHT_DECAY[self.arch] else "l2"
 
+    @property
+    def augmented(self) -> bool:
+        """Whether training images change from epoch to epoch."""
+        return bool(self.crop_padding or self.flip)
+
     @cached_property
     def canonical(self) -> str:
         """The settings that differ from the defaults, as JSON with sorted keys.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from dataclasses import asdict
+from contextlib import suppress
+from functools import cache
 
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,17 +26,22 @@ class FlopCount:
         model = build_model(exp, image_shape, classes)
         images = torch.zeros(2, *image_shape)  # two, because batch norm refuses to train on one
         layers = prunable_layers(model)
-        self.forward, self._forward_layers = self._count(model, layers, lambda: model(images))
-        self.step, self._step_layers = self._count(model, layers, lambda: model(images).sum().backward())
-
-    @staticmethod
-    def _count(model, layers, work) -> tuple[float, dict[str, float]]:
+        reached: dict[str, bool] = {}  # whether the gradient goes on to the layer's input: not to the images
+        for name, layer in layers.items():
+            layer.register_forward_hook(lambda _, x, __, name=name: reached.update({name: x[0].requires_grad}))
         # The counter does not know every fused attention kernel, so attention is counted as the two products it is.
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            work()
-        counts = {name: sum(ops.values()) / 2 for name, ops in counter.get_flop_counts().items()}
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as forward:
+            loss = model(images).sum()
+        with FlopCounterMode(display=False) as backward:
+            loss.backward()
+        self.forward = forward.get_total_flops() / 2
+        self.step = self.forward + backward.get_total_flops() / 2
+        # Only forward FLOPs are told apart by layer reliably. Backward is one product of that size for the weights'
+        # gradient, and one for the input's.
+        counts = {name: sum(ops.values()) / 2 for name, ops in forward.get_flop_counts().items()}
         root = type(model).__name__
-        return counter.get_total_flops() / 2, {name: counts.get(f"{root}.{name}", 0.0) for name in layers}
+        self._forward_layers = {name: counts[f"{root}.{name}"] for name in layers}
+        self._step_layers = {name: flops * (2 + reached[name]) for name, flops in self._forward_layers.items()}
 
     def training(self, density: dict[str, float]) -> float:
         """Forward and backward for one image, prunable layers weighted by their share of surviving weights."""
@@ -44,17 +52,25 @@ class FlopCount:
         return self.forward - sum(f * (1 - density[name]) for name, f in self._forward_layers.items())
 
 
+def flop_count(exp: Experiment, images: Tensor, classes: int) -> FlopCount:
+    """The count for an experiment and its images (n, channels, height, width); made once for each network."""
+    only_the_network = {"arch": exp.arch, "width": exp.width, "vit": exp.vit}
+    return _flop_count(Experiment.model_construct(**only_the_network), tuple(images.shape[1:]), classes)
+
+
+_flop_count = cache(FlopCount)
+
+
 class EnergyMeter:
-    """codecarbon's offline tracker, one a process, read once a level; without it the columns stay empty.
+    """codecarbon's offline tracker, read once a level; what it cannot measure leaves its columns empty.
 
     Where the machine exposes no power counter, codecarbon's figure is an estimate from the processor's load.
     """
 
-    _shared: EnergyMeter | None = None
-
     def __init__(self):
+        logging.getLogger("codecarbon").disabled = True  # what it has to say would tear the progress bar
         self.tracker = None
-        try:
+        with suppress(Exception):  # whatever is missing or forbidden on this machine must not stop a run
             from codecarbon import OfflineEmissionsTracker
 
             self.tracker = OfflineEmissionsTracker(
@@ -63,17 +79,7 @@ class EnergyMeter:
                 measure_power_secs=3600,  # read at start and stop of a level, not in between
                 save_to_file=False,
                 allow_multiple_runs=True,
-                log_level="critical",
             )
-        except Exception:  # whatever is missing or forbidden on this machine must not stop a run
-            pass
-
-    @classmethod
-    def of_this_process(cls) -> EnergyMeter:
-        """Starting a tracker takes seconds, so a worker keeps one for all its experiments."""
-        if cls._shared is None:
-            cls._shared = cls()
-        return cls._shared
 
     def start(self, name: str) -> None:
         """Begin to measure what is called ``name``."""
@@ -82,12 +88,16 @@ class EnergyMeter:
     def stop(self) -> dict:
         """codecarbon's record since ``start``; empty when it could not measure."""
         data = self._call("stop_task")
-        return asdict(data) if data is not None else {}
+        return vars(data) if data else {}
 
     def _call(self, method: str, *args):
-        if self.tracker is not None:
-            try:
-                return getattr(self.tracker, method)(*args)
-            except Exception:
-                self.tracker = None
-        return None
+        try:
+            return getattr(self.tracker, method)(*args) if self.tracker else None
+        except Exception:
+            self.tracker = None
+
+
+@cache
+def energy_meter() -> EnergyMeter:
+    """This process's meter: to start a tracker takes seconds, so a worker keeps one for all its experiments."""
+    return EnergyMeter()

@@ -1,7 +1,5 @@
 """One experiment from its configuration to its files: prune, train, measure, save, and go on where it stopped."""
 
-from __future__ import annotations
-
 import json
 import os
 import time
@@ -16,29 +14,25 @@ from safetensors.torch import save_file
 
 from sdd_utils.analysis import select_level
 from sdd_utils.config import Experiment
-from sdd_utils.cost import EnergyMeter, FlopCount
+from sdd_utils.cost import energy_meter, flop_count
 from sdd_utils.data import Data, load
 from sdd_utils.models import build_model
 from sdd_utils.pruning import SparseNetwork
-from sdd_utils.results import (
-    LEVEL_COLUMNS,
-    WEIGHT_BIN,
-    WEIGHT_BINS,
-    ResultsMissing,
-    provenance,
-    write_csv,
-    write_json,
-)
+from sdd_utils.results import LEVEL_COLUMNS, WEIGHT_BIN, WEIGHT_BINS, provenance, write_csv, write_json
 from sdd_utils.training import measure, train_level
 
 CHECKPOINT = "checkpoint.safetensors"
+
+
+class TeacherMissing(FileNotFoundError):
+    """A student was asked for before its teacher was trained."""
 
 
 def run_experiment(exp: Experiment, folder: Path, device: str = "cpu") -> Path:
     """Train every level that is not there yet and write ``folder/<run_id>/``; returns that folder.
 
     The profile is the folder's name; a teacher is looked for beside it. After each level the checkpoint, which carries
-    the rows so far, is replaced in one step, so a kill loses at most the level being trained. Raises ResultsMissing
+    the rows so far, is replaced in one step, so a kill loses at most the level being trained. Raises TeacherMissing
     when the teacher has not been trained, TrainingDiverged when the loss is not a number.
     """
     run = folder / exp.run_id
@@ -51,8 +45,7 @@ def run_experiment(exp: Experiment, folder: Path, device: str = "cpu") -> Path:
 
     data = load(exp, device)
     teacher, teacher_level = load_teacher(exp, folder, data)
-    flops = LevelFlops(exp, data, teacher)
-    meter = EnergyMeter.of_this_process()
+    meter = energy_meter()
     net, rows = resume(exp, run, data)
 
     for level in range(len(rows), exp.levels + 1):
@@ -64,7 +57,7 @@ def run_experiment(exp: Experiment, folder: Path, device: str = "cpu") -> Path:
         train_level(net, data, exp, level, teacher)
         rows.append(measure_level(net, data, exp, level, folder.name))
         record = meter.stop()
-        rows[-1] |= flops.of_level(net)
+        rows[-1] |= level_flops(net, data, exp, teacher)
         rows[-1] |= {"energy_kwh": record.get("energy_consumed"), "emissions_kg": record.get("emissions")}
         rows[-1] |= {"seconds": time.perf_counter() - begin}
         save(net, run / f"level-{level:02d}.safetensors")
@@ -87,19 +80,15 @@ def finished(exp: Experiment, folder: Path) -> bool:
 def measure_level(net: SparseNetwork, data: Data, exp: Experiment, level: int, profile: str) -> dict:
     """The row of levels.csv that says what the network is worth, without its cost."""
     train, val, test = (measure(net, split) for split in (data.train, data.val, data.test))
-    described = exp.model_dump(include={"dataset", "arch", "seed", "noise_kind", "noise_rate", "optimizer"})
-    return described | {
+    as_configured = set(LEVEL_COLUMNS) & set(Experiment.model_fields) - {"teacher"}
+    return exp.model_dump(include=as_configured) | {
         "run_id": exp.run_id,
         "profile": profile,
         "method": exp.method,
-        "weight_decay": exp.weight_decay,
         "teacher": exp.teacher.rule if exp.teacher else "none",
-        "temperature": exp.temperature,
-        "alpha": exp.alpha,
         "level": level,
         "sparsity": net.sparsity,
         "remaining_params": net.remaining,
-        "epochs": exp.epochs,
         "train_loss": train.loss,
         "train_acc": train.accuracy,
         "val_acc": val.accuracy,
@@ -111,26 +100,15 @@ def measure_level(net: SparseNetwork, data: Data, exp: Experiment, level: int, p
     }
 
 
-class LevelFlops:
+def level_flops(net: SparseNetwork, data: Data, exp: Experiment, teacher: SparseNetwork | None) -> dict[str, float]:
     """Training FLOPs of a level, teacher included: dense, and counting surviving weights only."""
-
-    def __init__(self, exp: Experiment, data: Data, teacher: SparseNetwork | None):
-        shape = tuple(data.train.images.shape[1:])
-        self.student = FlopCount(exp, shape, data.classes)
-        self.images = len(data.train) * exp.epochs
-        self.taught = 0
-        if teacher:
-            self.teacher, self.teacher_net = FlopCount(exp.teacher.experiment, shape, data.classes), teacher
-            self.taught = self.images if exp.crop_padding or exp.flip else len(data.train)
-
-    def of_level(self, net: SparseNetwork) -> dict[str, float]:
-        """The columns train_flops and train_flops_sparse of a level trained with ``net``'s mask."""
-        density = net.layer_density()
-        dense, sparse = self.images * self.student.step, self.images * self.student.training(density)
-        if self.taught:
-            dense += self.taught * self.teacher.forward
-            sparse += self.taught * self.teacher.inference(self.teacher_net.layer_density())
-        return {"train_flops": dense, "train_flops_sparse": sparse}
+    count, images = flop_count(exp, data.train.images, data.classes), len(data.train) * exp.epochs
+    dense, sparse = images * count.step, images * count.training(net.layer_density())
+    if teacher:
+        count = flop_count(exp.teacher.experiment, data.train.images, data.classes)
+        images = images if exp.augmented else len(data.train)  # see training.train_level
+        dense, sparse = dense + images * count.forward, sparse + images * count.inference(teacher.layer_density())
+    return {"train_flops": dense, "train_flops_sparse": sparse}
 
 
 def new_network(exp: Experiment, data: Data, draw: int = 0) -> SparseNetwork:
@@ -155,7 +133,7 @@ def load_teacher(exp: Experiment, folder: Path, data: Data) -> tuple[SparseNetwo
         return None, None
     run = folder / exp.teacher.experiment.run_id
     if not finished(exp.teacher.experiment, folder):
-        raise ResultsMissing(f"{exp.run_id}: its teacher {run.name} has not been trained in {folder}")
+        raise TeacherMissing(f"{exp.run_id}: its teacher {run.name} has not been trained in {folder}")
     level = select_level(pd.read_csv(run / "levels.csv"), exp.teacher.rule, exp.selection)
     net = new_network(exp.teacher.experiment, data)
     restore(net, run / f"level-{level:02d}.safetensors")

@@ -1,7 +1,5 @@
 """Architectures by name and width. timm and torchvision do the work; what they lack is written out here."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn as nn
 from timm.models.vision_transformer import VisionTransformer

@@ -1,7 +1,5 @@
 """Profiles: which experiments to run, as data (``notebooks/profiles/<name>.yaml``)."""
 
-from __future__ import annotations
-
 from itertools import product
 from pathlib import Path
 from typing import Literal

@@ -1,7 +1,5 @@
 """From a profile's name to its results: train, tabulate, draw, execute the notebooks, compare with the reference."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil
@@ -14,9 +12,10 @@ from tqdm import tqdm
 from sdd_utils import figures
 from sdd_utils.claims import claims_table
 from sdd_utils.profiles import PROFILES, load_profile
-from sdd_utils.results import FIGURES, REFERENCE, ROOT, RUNS, load_levels, load_weights, write_csv, write_json
+from sdd_utils.results import FIGURES, REFERENCE, ROOT, RUNS, read_csv, write_csv, write_json
 
 NOTEBOOKS = ROOT / "notebooks"
+BAR = "{desc} {n_fmt}/{total_fmt} {bar} {elapsed}, {remaining} left"
 
 
 def train(name: str, workers: int | None = None, runs: Path = RUNS) -> dict[str, str]:
@@ -27,40 +26,30 @@ def train(name: str, workers: int | None = None, runs: Path = RUNS) -> dict[str,
 
 
 def tabulate(name: str, runs: Path = RUNS) -> pd.DataFrame:
-    """Write levels.csv, weights.csv and claims.csv of this machine's runs beside them; returns the claims."""
-    levels = load_levels(runs, name)
-    wanted = {exp.run_id for exp in load_profile(name).experiments()}
-    levels = levels[levels["run_id"].isin(wanted)]  # runs of an earlier version of the profile stay out
+    """Gather this machine's runs of a profile into levels.csv, weights.csv and claims.csv; returns the claims."""
+    folders = [runs / name / exp.run_id for exp in load_profile(name).experiments()]
+    levels = pd.concat([read_csv(folder / "levels.csv") for folder in folders], ignore_index=True)
+    histograms = pd.concat([read_csv(folder / "weights.csv").assign(run_id=folder.name) for folder in folders])
+    keys = ["arch", "noise_rate", "weight_decay", "level", "sparsity", "bin"]
+    plain = levels[(levels["method"] != "kd") & (levels["level"] % 3 == 0)]  # enough for figures, and a small file
+    weights = plain.merge(histograms, on=["run_id", "level"]).groupby(keys, as_index=False)["count"].sum()
     claims = claims_table(levels)
-    write_csv(runs / name / "levels.csv", levels)
-    write_csv(runs / name / "weights.csv", load_weights(runs, name))
-    write_csv(runs / name / "claims.csv", claims)
+    for table, rows in (("levels", levels), ("weights", weights), ("claims", claims)):
+        write_csv(runs / name / f"{table}.csv", rows)
     return claims
 
 
-def execute_notebooks(name: str, runs: Path = RUNS) -> list[Path]:
+def execute_notebooks(name: str, runs: Path = RUNS) -> None:
     """Execute all notebooks on this machine's runs through papermill, as ``papermill -f <profile>.yaml`` would."""
     import papermill
 
-    logging.getLogger("papermill").setLevel(
-        logging.ERROR
-    )  # it warns of every key of the profile that a notebook ignores
-    parameters = yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8"))
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of every key that a notebook ignores
+    parameters = yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8")) | {"results": str(runs)}
     out = runs / name / "notebooks"
     out.mkdir(parents=True, exist_ok=True)
-    sources = sorted(NOTEBOOKS.glob("*.ipynb"))
-    for source in tqdm(
-        sources, desc="notebooks", bar_format="{desc} {n_fmt}/{total_fmt} {bar} {elapsed}, {remaining} left"
-    ):
-        papermill.execute_notebook(
-            source,
-            out / source.name,
-            parameters | {"results": str(runs)},
-            cwd=NOTEBOOKS,
-            progress_bar=False,
-            extra_arguments=["--log-level=40"],  # a warning about transport from every kernel helps nobody
-        )
-    return [out / source.name for source in sources]
+    quiet = {"progress_bar": False, "extra_arguments": ["--log-level=40"]}
+    for source in tqdm(sorted(NOTEBOOKS.glob("*.ipynb")), desc="notebooks", bar_format=BAR):
+        papermill.execute_notebook(source, out / source.name, parameters, cwd=NOTEBOOKS, **quiet)
 
 
 def reproduce(name: str, workers: int | None = None, runs: Path = RUNS) -> bool:
@@ -77,31 +66,25 @@ def reproduce(name: str, workers: int | None = None, runs: Path = RUNS) -> bool:
 
 def compare_claims(claims: pd.DataFrame, name: str) -> str:
     """The claims of this machine beside the committed reference, as text; says which verdicts changed."""
+    shown, said = _shown(claims), f"There is no committed reference of profile {name} to compare with."
     reference = REFERENCE / name / "claims.csv"
-    shown = claims[["claim", "statement"]].assign(measured=_with_interval(claims), verdict=claims["verdict"])
-    if not reference.exists():
-        return f"{_table(shown)}\n\nThere is no committed reference of profile {name} to compare with."
-    old = pd.read_csv(reference)
-    keyed = old.assign(reference=_with_interval(old), was=old["verdict"])[["claim", "statement", "reference", "was"]]
-    shown = shown.merge(keyed, on=["claim", "statement"], how="left")
-    changed = shown[shown["was"].notna() & (shown["verdict"] != shown["was"])]
-    lines = [f"  {row.claim} {row.statement}: {row.was} → {row.verdict}" for row in changed.itertuples()]
-    verdicts = (
-        "\n".join(["Verdicts that differ from the reference:", *lines])
-        if lines
-        else "All verdicts as in the reference."
-    )
-    return f"{_table(shown.rename(columns={'was': 'reference verdict'}))}\n\n{verdicts}"
+    if reference.exists():
+        keys = ["claim", "statement"]
+        shown = shown.merge(_shown(read_csv(reference)), on=keys, how="left", suffixes=("", ", reference"))
+        before = shown["verdict, reference"]
+        changed = shown[before.notna() & (shown["verdict"] != before)]
+        lines = [f"  {claim} {text}: {old} → {new}" for claim, text, _, new, _, old in changed.to_numpy()]
+        differ = ["Verdicts that differ from the reference:", *lines]
+        said = "\n".join(differ) if lines else "All verdicts as committed."
+    width = shown["statement"].str.len().max()
+    table = shown.fillna("").to_string(index=False, justify="left", formatters={"statement": f"{{:<{width}}}".format})
+    return f"{table}\n\n{said}"
 
 
-def _with_interval(claims: pd.DataFrame) -> pd.Series:
-    numbers = claims.apply(lambda r: f"{r.measured:.2f} [{r.ci_low:.2f}, {r.ci_high:.2f}]", axis=1)
-    return numbers.where(claims["measured"].notna(), "")
-
-
-def _table(rows: pd.DataFrame) -> str:
-    return rows.fillna("").to_string(index=False, justify="left", formatters={
-        "statement": lambda text: f"{text:<{rows['statement'].str.len().max()}}"})  # fmt: skip
+def _shown(claims: pd.DataFrame) -> pd.DataFrame:
+    numbers = claims[["measured", "ci_low", "ci_high"]].to_numpy()
+    measured = ["" if pd.isna(v) else f"{v:.2f} [{low:.2f}, {high:.2f}]" for v, low, high in numbers]
+    return claims[["claim", "statement"]].assign(measured=measured, verdict=claims["verdict"])
 
 
 def publish_reference(name: str, runs: Path = RUNS) -> None:
@@ -119,8 +102,7 @@ def publish_reference(name: str, runs: Path = RUNS) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for table in ("levels.csv", "weights.csv", "claims.csv"):
         shutil.copyfile(runs / name / table, target / table)
-    keep = ("commit", "python", "packages", "cpu", "cores", "gpu", "device", "threads")
-    record = {key: records[0][key] for key in keep}
-    record |= {"started": min(r["started"] for r in records), "ended": max(r["ended"] for r in records)}
-    write_json(target / "provenance.json", {"profile": name, "runs": len(records), **record})
+    origin = min(records, key=lambda record: record["started"]) | {"ended": max(record["ended"] for record in records)}
+    del origin["teacher"]
+    write_json(target / "provenance.json", {"profile": name, "runs": len(records), **origin})
     figures.save_all("reference", name, FIGURES / name)

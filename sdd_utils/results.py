@@ -1,7 +1,5 @@
 """Results on disk: tidy CSV a person can open, written atomically, and where each file lies."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import os
@@ -59,36 +57,33 @@ def write_json(path: Path, value: dict) -> None:
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def load_levels(results: str | Path, profile: str) -> pd.DataFrame:
-    """All curves of a profile, one row a (curve, level).
+def read_csv(path: Path) -> pd.DataFrame:
+    """What ``write_csv`` wrote; only an empty field is missing, ``none`` is a word."""
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
-    ``results`` is ``"reference"`` for what is committed, ``"runs"`` for this machine's, or a folder of runs.
+
+def load_levels(results: str | Path, profile: str) -> pd.DataFrame:
+    """All curves of a profile, one row a (curve, level), in LEVEL_COLUMNS.
+
+    ``results`` is ``"reference"`` for what is committed, ``"runs"`` for this machine's, or another folder of runs.
     Raises ResultsMissing.
     """
-    if results == "reference":
-        table = REFERENCE / profile / "levels.csv"
-        if not table.exists():
-            raise ResultsMissing(f"no reference results for profile {profile!r} under {REFERENCE}")
-        return pd.read_csv(table, keep_default_na=False, na_values=[""])
-    folder = (RUNS if results == "runs" else Path(results)) / profile
-    tables = [pd.read_csv(path, keep_default_na=False, na_values=[""]) for path in sorted(folder.glob("*/levels.csv"))]
-    if not tables:
-        raise ResultsMissing(f"no runs of profile {profile!r} in {folder}: make reproduce PROFILE={profile}")
-    return pd.concat(tables, ignore_index=True)
+    return _load(results, profile, "levels.csv")
 
 
 def load_weights(results: str | Path, profile: str) -> pd.DataFrame:
-    """Histograms of the surviving weights: arch, noise_rate, weight_decay, level, sparsity, bin (left edge), count."""
-    if results == "reference":
-        return pd.read_csv(REFERENCE / profile / "weights.csv")
-    folder = (RUNS if results == "runs" else Path(results)) / profile
-    keys = ["arch", "noise_rate", "weight_decay", "level"]
-    tables = []
-    for path in sorted(folder.glob("*/weights.csv")):
-        levels = pd.read_csv(path.parent / "levels.csv", keep_default_na=False, na_values=[""])
-        if levels["method"].iat[0] != "kd":
-            tables.append(pd.read_csv(path).merge(levels[[*keys, "sparsity"]], on="level"))
-    return pd.concat(tables).groupby([*keys, "sparsity", "bin"], as_index=False)["count"].sum()
+    """Histograms of the surviving weights of the curves without a teacher, summed over seeds, every third level.
+
+    Columns: arch, noise_rate, weight_decay, level, sparsity, bin (left edge), count. Raises ResultsMissing.
+    """
+    return _load(results, profile, "weights.csv")
+
+
+def _load(results: str | Path, profile: str, table: str) -> pd.DataFrame:
+    path = {"reference": REFERENCE, "runs": RUNS}.get(str(results), Path(results)) / profile / table
+    if not path.exists():
+        raise ResultsMissing(f"{path} is not there; this makes it: make reproduce PROFILE={profile}")
+    return read_csv(path)
 
 
 def provenance() -> dict:

@@ -1,7 +1,5 @@
 """Many experiments on many cores: students after their teachers, longest first, with progress and an ETA."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import threading
@@ -14,8 +12,8 @@ from loky import cpu_count, get_reusable_executor
 from tqdm import tqdm
 
 from sdd_utils.config import Experiment
-from sdd_utils.cost import FlopCount
-from sdd_utils.data import load
+from sdd_utils.cost import flop_count
+from sdd_utils.data import Data, load
 from sdd_utils.experiment import finished, run_experiment
 from sdd_utils.results import write_csv
 
@@ -47,7 +45,9 @@ def run_sweep(experiments: list[Experiment], folder: Path, executor: Executor, d
     todo = with_teachers(experiments)
     adopt_finished(todo, folder)
     progress = Progress(todo, folder)
-    waiting = sorted((e for e in todo if not finished(e, folder)), key=progress.cost, reverse=True)
+    waiting = sorted(
+        (e for e in todo if not finished(e, folder)), key=lambda e: progress.flops[e.run_id] * e.levels, reverse=True
+    )
     running: dict = {}
     failed: dict[str, str] = {}
     try:
@@ -107,42 +107,27 @@ class Progress:
     """
 
     def __init__(self, experiments: list[Experiment], folder: Path):
-        self.experiments, self.folder = experiments, folder
-        self._flops: dict[str, float] = {}
-        self._rows: dict[str, int] = {}
-        total = sum(self.cost(e) for e in experiments)
-        self.bar = tqdm(
-            total=total,
-            initial=self._done(),
-            bar_format="{percentage:3.0f}% {bar} {elapsed}, {remaining} left{postfix}",
-            mininterval=POLL_SECONDS,
-        )
+        self.tables = {e.run_id: folder / e.run_id / "levels.csv" for e in experiments}
+        self.levels = {e.run_id: e.levels + 1 for e in experiments}
+        self.done = dict.fromkeys(self.tables, 0)
+        datasets = {e.dataset: load(e) for e in experiments}
+        self.flops = {e.run_id: _level_flops(e, datasets[e.dataset]) for e in experiments}
+        total = sum(self.flops[run] * self.levels[run] for run in self.flops)
+        self.bar = tqdm(total=total, bar_format="{percentage:3.0f}% {bar} {elapsed}, {remaining} left{postfix}")
         self.update()
-
-    def cost(self, exp: Experiment) -> float:
-        """Dense training FLOPs of the whole curve."""
-        return self._level_flops(exp) * (exp.levels + 1)
-
-    def _level_flops(self, exp: Experiment) -> float:
-        same_network = f"{exp.dataset} {exp.arch} {exp.width} {exp.vit}"
-        if same_network not in self._flops:
-            data = load(exp)
-            self._flops[same_network] = FlopCount(exp, tuple(data.train.images.shape[1:]), data.classes).step
-            self._flops[exp.dataset] = len(data.train) + len(data.val)
-        return self._flops[same_network] * self._flops[exp.dataset] * (1 - exp.val_share) * exp.epochs
-
-    def _levels_done(self, exp: Experiment) -> int:
-        if self._rows.get(exp.run_id) != exp.levels + 1:
-            table = self.folder / exp.run_id / "levels.csv"
-            self._rows[exp.run_id] = table.read_text().count("\n") - 1 if table.exists() else 0
-        return self._rows[exp.run_id]
-
-    def _done(self) -> float:
-        return sum(self._level_flops(e) * self._levels_done(e) for e in self.experiments)
+        self.bar.initial = self.bar.n  # what was there before says nothing about the speed of now
 
     def update(self) -> None:
         """Read how far every run is and redraw the bar."""
-        self.bar.n = self._done()
-        runs = sum(n == e.levels + 1 for e, n in ((e, self._rows[e.run_id]) for e in self.experiments))
-        levels, all_levels = sum(self._rows.values()), sum(e.levels + 1 for e in self.experiments)
-        self.bar.set_postfix_str(f"{runs}/{len(self.experiments)} runs, {levels}/{all_levels} levels")
+        for run, table in self.tables.items():
+            if self.done[run] < self.levels[run] and table.exists():
+                self.done[run] = table.read_text().count("\n") - 1
+        self.bar.n = sum(self.flops[run] * done for run, done in self.done.items())
+        runs = sum(self.done[run] == self.levels[run] for run in self.done)
+        levels = f"{sum(self.done.values())}/{sum(self.levels.values())} levels"
+        self.bar.set_postfix_str(f"{runs}/{len(self.done)} runs, {levels}")
+
+
+def _level_flops(exp: Experiment, data: Data) -> float:
+    """Dense training FLOPs of one level, without a teacher."""
+    return flop_count(exp, data.train.images, data.classes).step * len(data.train) * exp.epochs

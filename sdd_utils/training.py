@@ -1,7 +1,5 @@
 """The training loop: one level of one pruning curve, dense or sparse, with or without a teacher."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -55,8 +53,7 @@ def train_level(net: SparseNetwork, data: Data, exp: Experiment, level: int, tea
     torch.manual_seed(derive(exp.seed, "dropout", level))
     optimizer, schedule = make_optimizer(net, exp)
     # Without augmentation the teacher sees the same images every epoch, so one pass over them serves the whole level.
-    augmented = exp.crop_padding or exp.flip
-    soft = predict(teacher.model, data.train.images) if teacher and not augmented else None
+    soft = predict(teacher.model, data.train.images) if teacher and not exp.augmented else None
 
     for epoch in range(exp.epochs):
         net.model.train()

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from sdd_utils import experiment
 from sdd_utils.analysis import select_level
-from sdd_utils.experiment import finished, run_experiment
-from sdd_utils.results import LEVEL_COLUMNS, MEASURED_ON_THE_CLOCK, ResultsMissing
+from sdd_utils.experiment import TeacherMissing, finished, run_experiment
+from sdd_utils.results import LEVEL_COLUMNS, MEASURED_ON_THE_CLOCK
 
 
 def rows(run):
@@ -124,7 +124,7 @@ def test_a_student_is_taught_by_the_level_that_the_rule_names(student, tmp_path,
 
 def test_a_student_without_its_teacher_is_refused(student, tmp_path):
     exp = student()
-    with pytest.raises(ResultsMissing, match=rf"its teacher {exp.teacher.experiment.run_id} has not been trained"):
+    with pytest.raises(TeacherMissing, match=rf"its teacher {exp.teacher.experiment.run_id} has not been trained"):
         run_experiment(exp, tmp_path)
 
 

@@ -1,0 +1,33 @@
+"""What nbval cannot see: that each notebook can be parametrised, and why an output is not compared."""
+
+import nbformat
+import pytest
+
+from sdd_utils.reproduce import NOTEBOOKS
+
+PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
+
+
+@pytest.fixture(params=PATHS, ids=[path.stem for path in PATHS])
+def cells(request):
+    return nbformat.read(request.param, as_version=4).cells
+
+
+def test_there_is_exactly_one_parameters_cell_and_it_reads_the_reference(cells):
+    tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    settings = {}
+    exec(tagged[0], settings)
+    assert (settings["profile"], settings["results"]) == ("digits", "reference")
+
+
+def test_every_ignored_output_has_a_reason(cells):
+    ignored = [cell for cell in cells if "nbval-ignore-output" in cell.metadata.get("tags", [])]
+    assert all(cell.metadata.get("reason") for cell in ignored)
+    assert all("figures." in cell.source for cell in ignored)
+
+
+def test_a_notebook_ends_with_its_answer_and_was_executed(cells):
+    assert cells[-1].cell_type == "markdown"
+    assert cells[-1].source.startswith("## Answer")
+    assert all(cell.execution_count for cell in cells if cell.cell_type == "code")

@@ -1,0 +1,29 @@
+"""The README's numbers are the committed ones."""
+
+import pandas as pd
+import pytest
+
+from sdd_utils.profiles import PROFILES
+from sdd_utils.results import REFERENCE, ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CLAIMS = pd.read_csv(REFERENCE / "digits" / "claims.csv")
+ROWS = [("C1", ""), ("C2a", ""), ("C2b", "")] + [(c, t) for c in ("C3", "C4", "C5") for t in ("sparse", "dense")]
+
+
+@pytest.mark.parametrize(("claim", "teacher"), ROWS)
+def test_the_table_of_claims_shows_the_committed_verdicts(claim, teacher):
+    shown = CLAIMS[(CLAIMS["claim"] == claim) & CLAIMS["statement"].str.contains(f"ε = 0.3: .*{teacher}")]
+    digits = 2 if claim == "C5" else 1
+    cells = [
+        f"{row.verdict} {row.measured + 0:.{digits}f} [{row.ci_low:.{digits}f}, {row.ci_high:.{digits}f}]".replace(
+            "-", "−"
+        )
+        for row in shown.itertuples()
+    ]
+    assert len(cells) == 3
+    assert f"| {' | '.join(cells)} |" in README
+
+
+def test_every_profile_is_listed():
+    assert all(f"| `{path.stem}` |" in README for path in PROFILES.glob("*.yaml"))

@@ -1,0 +1,88 @@
+"""The committed results: complete, consistent with the code that reads them, and not written by hand."""
+
+import io
+import json
+import math
+
+import pandas as pd
+import pytest
+
+from sdd_utils.analysis import curves_of, measure_dip
+from sdd_utils.claims import CLAIM_COLUMNS, claims_table, vanilla, vanilla_settings
+from sdd_utils.profiles import load_profile
+from sdd_utils.results import FIGURES, LEVEL_COLUMNS, REFERENCE, load_levels, load_weights
+
+PROFILES = sorted(path.parent.name for path in REFERENCE.glob("*/levels.csv"))
+
+
+@pytest.fixture(params=PROFILES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def levels(name):
+    return load_levels("reference", name)
+
+
+def test_there_is_a_reference_of_the_default_profile():
+    assert "digits" in PROFILES
+
+
+def test_it_holds_every_level_of_every_run_of_its_profile(name, levels):
+    assert list(levels.columns) == LEVEL_COLUMNS
+    expected = {(e.run_id, level) for e in load_profile(name).experiments() for level in range(e.levels + 1)}
+    assert set(zip(levels["run_id"], levels["level"], strict=True)) == expected
+    assert len(levels) == len(expected)
+
+
+def test_numbers_are_in_range_and_the_sparsities_follow_the_formula(levels):
+    shares = ["noise_rate", "sparsity", "train_acc", "val_acc", "test_acc", "clean_fit", "memorised"]
+    assert levels[shares].stack().between(0, 1).all()
+    assert (levels["sparsity"] - (1 - 0.8 ** levels["level"])).abs().max() < 1e-3
+    assert levels.groupby("run_id")["sparsity"].max().min() > 0.998
+    positive = ["seconds", "train_flops", "train_flops_sparse", "energy_kwh", "emissions_kg", "weight_std"]
+    assert (levels[positive] > 0).all(axis=None)
+    assert (levels["train_flops_sparse"] <= levels["train_flops"]).all()
+
+
+def test_the_claims_are_what_the_rules_make_of_the_levels(name, levels):
+    committed = pd.read_csv(REFERENCE / name / "claims.csv")
+    written = claims_table(levels).to_csv(index=False, float_format="%.6g")
+    assert list(committed.columns) == CLAIM_COLUMNS
+    pd.testing.assert_frame_equal(committed, pd.read_csv(io.StringIO(written)))
+
+
+def test_two_architectures_or_more_show_double_descent(levels):
+    showing = {
+        a for a, rate in vanilla_settings(levels) if measure_dip(curves_of(vanilla(levels, a, rate))).is_double_descent
+    }
+    assert len(showing) >= 2
+
+
+def test_the_networks_memorise_the_noise_before_they_cannot(levels):
+    for arch, rate in vanilla_settings(levels):
+        memorised = curves_of(vanilla(levels, arch, rate), "memorised").mean(axis=0)
+        assert memorised.max() > 0.9
+        assert memorised[-1] < 0.3
+
+
+def test_weights_are_counted_completely(name, levels):
+    counted = load_weights("reference", name).groupby(["arch", "noise_rate", "weight_decay", "level"])["count"].sum()
+    plain = levels[(levels["method"] != "kd") & (levels["level"] % 3 == 0)]  # every third level is kept
+    remaining = plain.groupby(["arch", "noise_rate", "weight_decay", "level"])["remaining_params"].sum()
+    pd.testing.assert_series_equal(counted, remaining, check_names=False)
+
+
+def test_its_origin_is_a_commit_without_changes(name):
+    origin = json.loads((REFERENCE / name / "provenance.json").read_text())
+    assert len(origin["commit"]) == 40
+    assert not math.isnan(float.fromhex("0x" + origin["commit"]))
+    assert origin["packages"]["torch"]
+
+
+def test_files_stay_small_and_figures_are_there(name):
+    assert all(path.stat().st_size < 2_000_000 for path in (REFERENCE / name).iterdir())
+    drawn = {path.name for path in (FIGURES / name).iterdir()}
+    for figure in ("tour", "cure", "baseline", "l2_sweep", "weights", "distillation"):
+        assert {f"{figure}.png", f"{figure}.pdf"} <= drawn

@@ -161,9 +161,8 @@ def _explain(cls: type[Settings], error: dict, where: str) -> str:
     field = ".".join(str(part) for part in error["loc"])
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        message = (
-            f"unknown field; the fields are {', '.join(cls.model_fields)}" if "." not in field else "unknown field"
-        )
+        known = f"; the fields are {', '.join(cls.model_fields)}" if "." not in field else ""
+        message = f"unknown field{known}"
     elif error["type"] == "missing":
         message = "missing; it has no default"
     elif field:

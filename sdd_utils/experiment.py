@@ -18,7 +18,7 @@ from sdd_utils.cost import energy_meter, flop_count
 from sdd_utils.data import Data, load
 from sdd_utils.models import build_model
 from sdd_utils.pruning import SparseNetwork
-from sdd_utils.results import LEVEL_COLUMNS, WEIGHT_BIN, WEIGHT_BINS, provenance, write_csv, write_json
+from sdd_utils.results import LEVEL_COLUMNS, WEIGHT_BIN, WEIGHT_BINS, provenance, read_csv, write_csv, write_json
 from sdd_utils.training import measure, train_level
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -68,7 +68,7 @@ def run_experiment(exp: Experiment, folder: Path, device: str = "cpu") -> Path:
     write_csv(run / "weights.csv", pd.DataFrame(_weight_histograms(net, exp, run)))
     taught = {"run_id": exp.teacher.experiment.run_id, "level": teacher_level} if exp.teacher else None
     write_json(run / "provenance.json", {**started, "ended": _now(), "teacher": taught})  # last: it marks the end
-    _drop_levels(exp, run, pd.DataFrame(rows))
+    _drop_levels(exp, run)
     return run
 
 
@@ -134,7 +134,7 @@ def load_teacher(exp: Experiment, folder: Path, data: Data) -> tuple[SparseNetwo
     run = folder / exp.teacher.experiment.run_id
     if not finished(exp.teacher.experiment, folder):
         raise TeacherMissing(f"{exp.run_id}: its teacher {run.name} has not been trained in {folder}")
-    level = select_level(pd.read_csv(run / "levels.csv"), exp.teacher.rule, exp.selection)
+    level = select_level(read_csv(run / "levels.csv"), exp.teacher.rule, exp.selection)
     net = new_network(exp.teacher.experiment, data)
     restore(net, run / f"level-{level:02d}.safetensors")
     return net, level
@@ -174,8 +174,9 @@ def _weight_histograms(net: SparseNetwork, exp: Experiment, run: Path) -> Iterat
                 yield {"level": level, "bin": round(-limit + i * WEIGHT_BIN, 2), "count": count}
 
 
-def _drop_levels(exp: Experiment, run: Path, rows: pd.DataFrame) -> None:
-    """Of the levels' weights keep only those that a student could ask for."""
+def _drop_levels(exp: Experiment, run: Path) -> None:
+    """Of the levels' weights keep only those that a student could ask for, which it will by the rounded numbers."""
+    rows = read_csv(run / "levels.csv")
     rules = [("dense", "validation")] + [("sparse", s) for s in ("validation", "test") if exp.levels]
     keep = {select_level(rows, rule, selection) for rule, selection in rules}
     for level in range(exp.levels + 1):
@@ -187,7 +188,7 @@ def _append_record(path: Path, level: int, record: dict) -> None:
     """Add codecarbon's record of one level, replacing what an interrupted run left for it."""
     table = pd.DataFrame([{"level": level, **record}])
     if level and path.exists():
-        before = pd.read_csv(path)
+        before = read_csv(path)
         table = pd.concat([before[before["level"] < level], table], ignore_index=True)
     write_csv(path, table)
 

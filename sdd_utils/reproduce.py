@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -90,19 +91,19 @@ def _shown(claims: pd.DataFrame) -> pd.DataFrame:
 def publish_reference(name: str, runs: Path = RUNS) -> None:
     """Make this machine's finished runs of a profile the committed reference: results and figures.
 
-    Raises RuntimeError when the runs do not come from one commit without uncommitted changes.
+    Raises RuntimeError when a run does not come from a commit without uncommitted changes.
     """
     experiments = load_profile(name).experiments()
     records = [json.loads((runs / name / e.run_id / "provenance.json").read_text()) for e in experiments]
-    commits = sorted({record["commit"] for record in records})
-    if len(commits) > 1 or commits[0].endswith("-dirty"):
-        raise RuntimeError(f"commit: a reference comes from one committed state of the code, these runs from {commits}")
+    commits = Counter(record["commit"] for record in records)
+    if any(commit == "unknown" or commit.endswith("-dirty") for commit in commits):
+        raise RuntimeError(f"commit: a reference comes from committed code, these runs from {sorted(commits)}")
     tabulate(name, runs)
     target = REFERENCE / name
     target.mkdir(parents=True, exist_ok=True)
     for table in ("levels.csv", "weights.csv", "claims.csv"):
         shutil.copyfile(runs / name / table, target / table)
-    origin = min(records, key=lambda record: record["started"]) | {"ended": max(record["ended"] for record in records)}
-    del origin["teacher"]
-    write_json(target / "provenance.json", {"profile": name, "runs": len(records), **origin})
+    same = {key: records[0][key] for key in ("python", "packages", "cpu", "cores", "gpu", "device", "threads")}
+    time = {"started": min(r["started"] for r in records), "ended": max(r["ended"] for r in records)}
+    write_json(target / "provenance.json", {"profile": name, "runs_by_commit": commits, **same, **time})
     figures.save_all("reference", name, FIGURES / name)

@@ -45,9 +45,8 @@ def run_sweep(experiments: list[Experiment], folder: Path, executor: Executor, d
     todo = with_teachers(experiments)
     adopt_finished(todo, folder)
     progress = Progress(todo, folder)
-    waiting = sorted(
-        (e for e in todo if not finished(e, folder)), key=lambda e: progress.flops[e.run_id] * e.levels, reverse=True
-    )
+    waiting = [exp for exp in todo if not finished(exp, folder)]
+    waiting.sort(key=lambda exp: progress.flops[exp.run_id] * exp.levels, reverse=True)
     running: dict = {}
     failed: dict[str, str] = {}
     try:
@@ -78,7 +77,7 @@ def run_sweep(experiments: list[Experiment], folder: Path, executor: Executor, d
 def adopt_finished(experiments: list[Experiment], folder: Path) -> None:
     """Copy runs that another profile beside ``folder`` has finished: equal configurations give equal numbers."""
     for exp in experiments:
-        others = [path for path in folder.parent.glob(f"*/{exp.run_id}") if finished(exp, path.parent)]
+        others = [path for path in sorted(folder.parent.glob(f"*/{exp.run_id}")) if finished(exp, path.parent)]
         if not others or finished(exp, folder):
             continue
         copy = folder / f".{exp.run_id}"

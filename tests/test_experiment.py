@@ -150,6 +150,20 @@ def test_levels_that_no_student_can_ask_for_are_removed(small, tmp_path):
     assert {int(path.stem.split("-")[1]) for path in run.glob("level-*.safetensors")} == keep
 
 
+def test_levels_are_kept_by_the_numbers_that_students_will_read(small, tmp_path, monkeypatch):
+    """Rounding can break a tie between levels, so the choice must be made on the rounded table both times."""
+    chosen_on = []
+
+    def spy(rows, rule, selection="validation"):
+        chosen_on.append(rows)
+        return select_level(rows, rule, selection)
+
+    monkeypatch.setattr(experiment, "select_level", spy)
+    run = run_experiment(small(), tmp_path)
+    assert chosen_on
+    assert all(table["test_acc"].equals(pd.read_csv(run / "levels.csv")["test_acc"]) for table in chosen_on)
+
+
 def test_a_checkpoint_of_another_architecture_is_not_loaded(small, tmp_path):
     run = run_experiment(small(), tmp_path / "p")
     other = small(width=8)

@@ -6,7 +6,7 @@ import click
 
 from sdd_utils import figures, reproduce
 from sdd_utils.config import ConfigError
-from sdd_utils.results import FIGURES, REFERENCE, ResultsMissing, load_levels, write_csv
+from sdd_utils.results import FIGURES, REFERENCE, ResultsMissing, SweepStopped, write_csv
 
 STOPPED = 130  # the shell's status for Ctrl-C
 
@@ -49,8 +49,7 @@ def figures_command() -> None:
 @profile_option
 def choose_command(profile: str) -> None:
     """Rank τ and α of a profile's students by validation accuracy (mean over seeds and levels)."""
-    reproduce.tabulate(profile)
-    students = load_levels("runs", profile).query("method == 'kd'")
+    students = reproduce.gather(profile)[1].query("method == 'kd'")
     keys = ["arch", "noise_rate", "temperature", "alpha"]
     ranked = students.groupby(keys)["val_acc"].mean().unstack("arch")
     table = ranked.assign(mean=ranked.mean(axis=1)).sort_values("mean", ascending=False).reset_index()
@@ -73,7 +72,7 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (ConfigError, ResultsMissing) as error:
+    except (ConfigError, ResultsMissing, SweepStopped) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):

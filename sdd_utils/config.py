@@ -102,6 +102,8 @@ class Experiment(Settings):
             ("temperature", self.teacher is not None, "there is a teacher"),
             ("alpha", self.teacher is not None, "there is a teacher"),
         ]
+        if self.selection == "test" and (self.teacher is None or self.teacher.rule != "sparse"):
+            raise ValueError("selection: test means something only when the teacher is sparse")
         for field, needed, when in needs:
             if needed and getattr(self, field) is None:
                 raise ValueError(f"{field}: missing; it must be given when {when}")

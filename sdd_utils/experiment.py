@@ -47,6 +47,7 @@ def run_experiment(exp: Experiment, folder: Path, device: str = "cpu") -> Path:
     teacher, teacher_level = load_teacher(exp, folder, data)
     meter = energy_meter()
     net, rows = resume(exp, run, data)
+    write_csv(run / "levels.csv", pd.DataFrame(rows, columns=LEVEL_COLUMNS))  # a kill may have come before the last row
 
     for level in range(len(rows), exp.levels + 1):
         begin = time.perf_counter()

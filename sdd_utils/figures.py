@@ -127,6 +127,8 @@ def weights(histograms: pd.DataFrame, remaining: tuple[float, ...] = (50, 5, 1))
     Columns are the levels whose share of remaining weights is closest to each of ``remaining`` (%).
     """
     archs = [a for a in NAMES if histograms.query("arch == @a")["weight_decay"].nunique() > 1]
+    if not archs:
+        return _nothing()
     fig, axes = plt.subplots(len(archs), len(remaining), figsize=(COLUMN * 2, 1.6 * len(archs) + 0.3), squeeze=False)
     for arch, row in zip(archs, axes, strict=True):
         by_rate = histograms[histograms["arch"] == arch].groupby("noise_rate")
@@ -179,6 +181,8 @@ def _panels(panels: dict[str, Lines], phases_of: str | None = None, columns: int
 
     ``phases_of`` is the label of the line whose phases colour the background.
     """
+    if not panels:
+        return _nothing()
     columns = min(columns, len(panels))
     lines = -(-len(panels) // columns)
     width = COLUMN * (2 if columns > 1 else 1.2)
@@ -197,6 +201,12 @@ def _panels(panels: dict[str, Lines], phases_of: str | None = None, columns: int
         line[0].set_ylabel("test accuracy (%)")
     low, high = axes[0, 0].get_ylim()
     axes[0, 0].set_ylim(max(low, 0), min(high, 102))  # the band of a few seeds can reach beyond what is possible
+    return fig
+
+
+def _nothing() -> Figure:
+    fig = plt.figure(figsize=(COLUMN, 0.6))
+    fig.text(0.5, 0.5, "this profile has no such curves", ha="center", va="center")
     return fig
 
 

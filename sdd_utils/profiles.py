@@ -2,10 +2,10 @@
 
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sdd_utils.config import ConfigError, Experiment, Settings
 from sdd_utils.results import ROOT
@@ -47,6 +47,22 @@ class Profile(Settings):
     tour: dict  # the setting (arch, noise_rate) that the first notebook and the README show
     base: dict  # fields of Experiment common to all
     architectures: dict[str, Architecture]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name, plan in self.architectures.items():
+            if reserved := {"arch", "seed", "noise_rate", "teacher"} & {*self.base, *plan.settings}:
+                raise ValueError(f"architectures.{name}: {min(reserved)} is set by the grid, not in base or settings")
+        shown = self.architectures.get(self.tour.get("arch"))
+        if self.tour.keys() != {"arch", "noise_rate"} or not shown or self.tour["noise_rate"] not in shown.noise_rates:
+            raise ValueError(f"tour: {self.tour} must be the arch and noise_rate of a vanilla curve of this profile")
+        return self
+
+    @property
+    def tunes(self) -> bool:
+        """Whether a setting has several students, to choose τ and α from."""
+        plans = [plan.distillation for plan in self.architectures.values() if plan.distillation]
+        return any(len(plan.temperatures) * len(plan.alphas) > 1 for plan in plans)
 
     def experiments(self) -> list[Experiment]:
         """Every experiment, each once. Raises ConfigError naming the architecture and the field that is wrong."""

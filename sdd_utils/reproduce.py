@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from sdd_utils import figures
 from sdd_utils.claims import claims_table
+from sdd_utils.config import ConfigError
 from sdd_utils.profiles import PROFILES, load_profile
-from sdd_utils.results import FIGURES, REFERENCE, ROOT, RUNS, read_csv, write_csv, write_json
+from sdd_utils.results import FIGURES, REFERENCE, ROOT, RUNS, ResultsMissing, read_csv, write_csv, write_json
 
 NOTEBOOKS = ROOT / "notebooks"
 BAR = "{desc} {n_fmt}/{total_fmt} {bar} {elapsed}, {remaining} left"
@@ -26,10 +27,18 @@ def train(name: str, workers: int | None = None, runs: Path = RUNS) -> dict[str,
     return run_sweep(load_profile(name).experiments(), runs / name, local_workers(workers))
 
 
+def gather(name: str, runs: Path = RUNS) -> tuple[list[Path], pd.DataFrame]:
+    """The folders of a profile's runs and all their levels. Raises ResultsMissing when one is not finished."""
+    folders = [runs / name / exp.run_id for exp in load_profile(name).experiments()]
+    missing = [folder.name for folder in folders if not (folder / "provenance.json").exists()]
+    if missing:
+        raise ResultsMissing(f"{len(missing)} runs of {name} are not finished ({missing[0]}, …): run the profile first")
+    return folders, pd.concat([read_csv(folder / "levels.csv") for folder in folders], ignore_index=True)
+
+
 def tabulate(name: str, runs: Path = RUNS) -> pd.DataFrame:
     """Gather this machine's runs of a profile into levels.csv, weights.csv and claims.csv; returns the claims."""
-    folders = [runs / name / exp.run_id for exp in load_profile(name).experiments()]
-    levels = pd.concat([read_csv(folder / "levels.csv") for folder in folders], ignore_index=True)
+    folders, levels = gather(name, runs)
     histograms = pd.concat([read_csv(folder / "weights.csv").assign(run_id=folder.name) for folder in folders])
     keys = ["arch", "noise_rate", "weight_decay", "level", "sparsity", "bin"]
     plain = levels[(levels["method"] != "kd") & (levels["level"] % 3 == 0)]  # enough for figures, and a small file
@@ -55,8 +64,11 @@ def execute_notebooks(name: str, runs: Path = RUNS) -> None:
 
 def reproduce(name: str, workers: int | None = None, runs: Path = RUNS) -> bool:
     """Everything of a profile, from scratch or from where it stopped; False when an experiment failed."""
+    if load_profile(name).tunes:
+        raise ConfigError(f"{name}: has several τ or α a setting, which claims cannot speak of: use run, then choose")
     failed = train(name, workers, runs)
     if failed:
+        print("\n".join([f"{len(failed)} runs failed:", *(f"  {run}: {error}" for run, error in failed.items())]))
         return False
     claims = tabulate(name, runs)
     figures.save_all(runs, name, runs / name / "figures")
@@ -67,19 +79,21 @@ def reproduce(name: str, workers: int | None = None, runs: Path = RUNS) -> bool:
 
 def compare_claims(claims: pd.DataFrame, name: str) -> str:
     """The claims of this machine beside the committed reference, as text; says which verdicts changed."""
-    shown, said = _shown(claims), f"There is no committed reference of profile {name} to compare with."
     reference = REFERENCE / name / "claims.csv"
-    if reference.exists():
-        keys = ["claim", "statement"]
-        shown = shown.merge(_shown(read_csv(reference)), on=keys, how="left", suffixes=("", ", reference"))
-        before = shown["verdict, reference"]
-        changed = shown[before.notna() & (shown["verdict"] != before)]
-        lines = [f"  {claim} {text}: {old} → {new}" for claim, text, _, new, _, old in changed.to_numpy()]
-        differ = ["Verdicts that differ from the reference:", *lines]
-        said = "\n".join(differ) if lines else "All verdicts as committed."
+    if not reference.exists():
+        return f"{_text(_shown(claims))}\n\nThere is no committed reference of profile {name} to compare with."
+    keys = ["claim", "statement"]
+    shown = _shown(claims).merge(_shown(read_csv(reference)), on=keys, how="outer", suffixes=("", ", reference"))
+    shown = shown.fillna("–")
+    changed = shown[shown["verdict"] != shown["verdict, reference"]]
+    lines = [f"  {claim} {text}: {old} → {new}" for claim, text, _, new, _, old in changed.to_numpy()]
+    said = "\n".join(["Verdicts that differ from the reference:", *lines]) if lines else "All verdicts as committed."
+    return f"{_text(shown)}\n\n{said}"
+
+
+def _text(shown: pd.DataFrame) -> str:
     width = shown["statement"].str.len().max()
-    table = shown.fillna("").to_string(index=False, justify="left", formatters={"statement": f"{{:<{width}}}".format})
-    return f"{table}\n\n{said}"
+    return shown.to_string(index=False, justify="left", formatters={"statement": f"{{:<{width}}}".format})
 
 
 def _shown(claims: pd.DataFrame) -> pd.DataFrame:
@@ -91,13 +105,12 @@ def _shown(claims: pd.DataFrame) -> pd.DataFrame:
 def publish_reference(name: str, runs: Path = RUNS) -> None:
     """Make this machine's finished runs of a profile the committed reference: results and figures.
 
-    Raises RuntimeError when a run does not come from a commit without uncommitted changes.
+    Raises ConfigError when a run does not come from a commit without uncommitted changes.
     """
-    experiments = load_profile(name).experiments()
-    records = [json.loads((runs / name / e.run_id / "provenance.json").read_text()) for e in experiments]
+    records = [json.loads((folder / "provenance.json").read_text()) for folder in gather(name, runs)[0]]
     commits = Counter(record["commit"] for record in records)
     if any(commit == "unknown" or commit.endswith("-dirty") for commit in commits):
-        raise RuntimeError(f"commit: a reference comes from committed code, these runs from {sorted(commits)}")
+        raise ConfigError(f"commit: a reference comes from committed code, these runs from {sorted(commits)}")
     tabulate(name, runs)
     target = REFERENCE / name
     target.mkdir(parents=True, exist_ok=True)

@@ -36,6 +36,10 @@ class ResultsMissing(FileNotFoundError):
     """Results that are not there yet; the message says which command makes them."""
 
 
+class SweepStopped(RuntimeError):
+    """A sweep cannot go on in this process; says why and what to do."""
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write, sync and rename, so that a reader or a killed run never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,17 +86,22 @@ def load_weights(results: str | Path, profile: str) -> pd.DataFrame:
 def _load(results: str | Path, profile: str, table: str) -> pd.DataFrame:
     path = {"reference": REFERENCE, "runs": RUNS}.get(str(results), Path(results)) / profile / table
     if not path.exists():
-        raise ResultsMissing(f"{path} is not there; this makes it: make reproduce PROFILE={profile}")
+        hint = ', then set results = "runs"' if results == "reference" else ""
+        raise ResultsMissing(f"{path} is not there; train it: make reproduce PROFILE={profile}{hint}")
     return read_csv(path)
 
 
 def provenance() -> dict:
     """Where numbers came from: commit, versions, processor. No host name, no path."""
-    git = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=ROOT, capture_output=True)
     import torch
 
+    try:
+        describe = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+        commit = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    except OSError:  # no git on this machine
+        commit = ""
     return {
-        "commit": git.stdout.decode().strip() or "unknown",
+        "commit": commit or "unknown",
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "cpu": _cpu_model(),

@@ -4,18 +4,18 @@ import os
 import shutil
 import threading
 import time
-from concurrent.futures import FIRST_COMPLETED, Executor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, wait
 from pathlib import Path
 
 import pandas as pd
-from loky import cpu_count, get_reusable_executor
+from loky import ProcessPoolExecutor, cpu_count, get_reusable_executor
 from tqdm import tqdm
 
 from sdd_utils.config import Experiment
 from sdd_utils.cost import flop_count
 from sdd_utils.data import Data, load
 from sdd_utils.experiment import finished, run_experiment
-from sdd_utils.results import write_csv
+from sdd_utils.results import SweepStopped, write_csv
 
 POLL_SECONDS = 0.5
 
@@ -62,12 +62,21 @@ def run_sweep(experiments: list[Experiment], folder: Path, executor: Executor, d
             done, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
             for future in done:
                 exp = running.pop(future)
-                if error := future.exception():
+                error = future.exception()
+                if isinstance(error, BrokenExecutor):
+                    raise error
+                if error:
                     failed[exp.run_id] = f"{type(error).__name__}: {error}"
                     progress.bar.write(f"failed: {exp.run_id}: {failed[exp.run_id]}")
             progress.update()
+    except BrokenExecutor:
+        raise SweepStopped(
+            "a worker process was killed, perhaps for want of memory; the same command goes on from the last finished "
+            "levels, and --workers 1 needs the least"
+        ) from None
     except KeyboardInterrupt:
-        executor.shutdown(wait=True, kill_workers=True)
+        if isinstance(executor, ProcessPoolExecutor):
+            executor.shutdown(wait=True, kill_workers=True)
         raise
     finally:
         progress.bar.close()

@@ -102,6 +102,8 @@ def test_smoothing_keeps_a_constant_and_the_number_of_levels():
 def table(curve, seed=0, **columns):
     base = {"level": range(len(curve)), "seed": seed, "sparsity": 1 - 0.8 ** np.arange(len(curve))}
     base |= {
+        # All training labels are fitted until level 17, then fewer and fewer.
+        "train_acc": np.interp(range(len(curve)), [17, LEVELS], [1.0, 0.0]),
         "val_acc": curve,
         "test_acc": curve,
         "arch": "mlp",
@@ -124,9 +126,20 @@ def test_the_sparse_teacher_is_chosen_by_validation_unless_told_otherwise():
     assert select_level(rows, "sparse", "test") == 26
 
 
-def test_without_a_dip_the_sparse_teacher_is_the_best_pruned_level():
-    assert select_level(table(np.append(0.95, MONOTONE[1:])), "sparse") == 1
-    assert select_level(table(FLAT), "sparse") == LEVELS - 1  # of equals the sparser
+def test_a_noisy_validation_curve_does_not_put_the_sparse_teacher_into_the_critical_phase():
+    """200 noisy labels wobble by several points; what ends the critical phase is that the training labels are lost."""
+    rng = np.random.default_rng(5)
+    for _ in range(200):
+        rows = table(rng.binomial(200, one_dip(), LEVELS) / 200)
+        assert rows["train_acc"][select_level(rows, "sparse")] < 0.9
+
+
+def test_without_a_level_past_the_critical_phase_the_sparse_teacher_is_the_last():
+    assert select_level(table(MONOTONE).assign(train_acc=1.0), "sparse") == LEVELS - 1
+
+
+def test_of_equally_good_levels_the_sparser_teaches():
+    assert select_level(table(FLAT), "sparse") == LEVELS - 1
 
 
 def test_rows_of_two_settings_are_not_one_curve():

@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 from test_analysis import FLAT, LEVELS, one_dip, table
 
-from sdd_utils.claims import CLAIM_COLUMNS, NEGLIGIBLE, best_penalty, claims_table
+from sdd_utils.analysis import NEGLIGIBLE
+from sdd_utils.claims import CLAIM_COLUMNS, best_penalty, claims_table
 
 SEEDS = 4
 
@@ -83,9 +84,7 @@ def test_the_cost_is_compared_at_equal_sparsity_and_charges_the_teacher():
     seen = verdicts(vanilla, dense, dense.assign(teacher="sparse"))
     assert seen[("C5", "dense")].measured == pytest.approx((24 * 1.1 + 1) / 24)
     assert seen[("C5", "sparse")].measured == pytest.approx((24 * 1.1 + 24) / 24)
-    assert seen[("C5", "dense")].verdict == seen[("C5", "sparse")].verdict == "fails"
-    cheap = dense.assign(train_flops=0.5)
-    assert verdicts(vanilla, cheap)[("C5", "dense")].verdict == "holds"
+    assert seen[("C5", "dense")].verdict == "inconclusive"  # above 1 by construction
 
 
 def test_a_dip_just_under_the_limit_counts_as_avoided():

@@ -27,6 +27,7 @@ WRONG = [
     ({"vit": {}}, "vit: given, but it means something only when arch is vit"),
     ({"teacher": TEACHER}, "temperature: missing; it must be given when there is a teacher"),
     ({"teacher": TEACHER, "temperature": 4}, "alpha: missing; it must be given when there is a teacher"),
+    ({"selection": "test"}, "selection: test means something only when the teacher is sparse"),
     ({"temperature": 4}, "temperature: given, but it means something only when there is a teacher"),
     ({"teacher": TEACHER, "temperature": 0, "alpha": 0.9}, "temperature: input should be greater than 0 (got 0)"),
     ({"teacher": TEACHER, "temperature": 4, "alpha": 2}, "alpha: input should be less than or equal to 1 (got 2)"),
@@ -110,16 +111,26 @@ def test_an_unknown_profile_is_refused_with_the_known_ones():
         load_profile("digit")
 
 
+PROFILE = """
+profile: mine
+about: x
+tour: {arch: mlp, noise_rate: 0.3}
+base: {}
+architectures:
+  mlp: {settings: {}, seeds: 1, noise_rates: [0.3]}
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "Input should be a valid dictionary"),
         ("profile: [", "not YAML"),
-        (
-            "profile: other\nabout: x\ntour: {}\nbase: {}\narchitectures: {}\n",
-            "is 'other', but the file is called 'mine'",
-        ),
-        ("profile: mine\nabout: x\ntour: {}\nbase: {}\narchs: {}\n", "archs: unknown field"),
+        (PROFILE.replace("profile: mine", "profile: other"), "is 'other', but the file is called 'mine'"),
+        (PROFILE + "archs: {}\n", "archs: unknown field"),
+        (PROFILE.replace("arch: mlp", "arch: vit"), "must be the arch and noise_rate of a vanilla curve"),
+        (PROFILE.replace("noise_rate: 0.3", "noise_rate: 0.2"), "tour: {'arch': 'mlp', 'noise_rate': 0.2} must be"),
+        (PROFILE.replace("base: {}", "base: {seed: 1}"), "architectures.mlp: seed is set by the grid"),
     ],
 )
 def test_wrong_profiles_are_refused_with_the_file(tmp_path, monkeypatch, text, message):

@@ -56,6 +56,22 @@ def test_a_resumed_run_equals_an_uninterrupted_one(small, tmp_path, monkeypatch,
     assert_same(whole, run_experiment(exp, tmp_path / "cut" / "p"))
 
 
+def test_a_kill_between_the_checkpoint_and_the_table_loses_no_row(small, tmp_path, monkeypatch):
+    whole = run_experiment(small(), tmp_path / "whole" / "p")
+    with monkeypatch.context() as patch:
+        write = experiment.write_csv
+
+        def killed(path, table):
+            if path.name == "levels.csv" and len(table) == 5:
+                raise KeyboardInterrupt
+            write(path, table)
+
+        patch.setattr(experiment, "write_csv", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(small(), tmp_path / "cut" / "p")
+    assert_same(whole, run_experiment(small(), tmp_path / "cut" / "p"))
+
+
 def test_finished_levels_are_not_trained_again(small, tmp_path, monkeypatch):
     trained = []
     train = experiment.train_level

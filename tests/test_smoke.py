@@ -9,9 +9,10 @@ from safetensors.torch import load_file
 
 from sdd_utils.analysis import select_level
 from sdd_utils.claims import CLAIM_COLUMNS
+from sdd_utils.config import ConfigError
 from sdd_utils.profiles import load_profile
-from sdd_utils.reproduce import NOTEBOOKS, compare_claims, reproduce
-from sdd_utils.results import LEVEL_COLUMNS, load_levels
+from sdd_utils.reproduce import NOTEBOOKS, compare_claims, reproduce, tabulate
+from sdd_utils.results import LEVEL_COLUMNS, ResultsMissing, load_levels
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +31,8 @@ def test_every_run_and_level_is_there_with_all_columns(levels):
     expected = {(e.run_id, level) for e in load_profile("smoke").experiments() for level in range(e.levels + 1)}
     assert list(levels.columns) == LEVEL_COLUMNS
     assert set(zip(levels["run_id"], levels["level"], strict=True)) == expected
-    optional = {"temperature", "alpha"}
-    assert levels.drop(columns=list(optional)).notna().all(axis=None)
+    optional = ["temperature", "alpha", "energy_kwh", "emissions_kg"]  # the last two where nothing can be measured
+    assert levels.drop(columns=optional).notna().all(axis=None)
 
 
 def test_sparsity_follows_the_formula_and_counts_the_masks(runs, levels):
@@ -79,3 +80,18 @@ def test_the_comparison_names_the_verdicts_that_changed(runs, monkeypatch, tmp_p
     changed = claims.assign(verdict=["reversed", *claims["verdict"][1:]])
     last = compare_claims(changed, "smoke").splitlines()[-1]
     assert last == f"  C1 {claims['statement'][0]}: {claims['verdict'][0]} → reversed"
+    gone = compare_claims(claims[1:], "smoke").splitlines()[-1]
+    assert gone == f"  C1 {claims['statement'][0]}: {claims['verdict'][0]} → –"
+
+
+def test_a_profile_that_tunes_is_refused_before_it_trains(tmp_path):
+    with pytest.raises(ConfigError, match="digits-tune: has several τ or α a setting"):
+        reproduce("digits-tune", 1, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_results_that_are_not_finished_are_missed_by_name(tmp_path):
+    with pytest.raises(ResultsMissing, match=r"23 runs of smoke are not finished \(digits-mlp32"):
+        tabulate("smoke", tmp_path)
+    with pytest.raises(ResultsMissing, match="train it: make reproduce PROFILE=smoke"):
+        load_levels(tmp_path, "smoke")

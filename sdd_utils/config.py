@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -28,7 +27,7 @@ class ConfigError(ValueError):
 class Settings(BaseModel):
     """Frozen, refuses unknown fields, and says what is wrong in one line a field."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,), allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def parse(cls, settings: dict, where: str = "") -> Settings:
@@ -139,7 +138,7 @@ class Experiment(Settings):
         """Whether training images change from epoch to epoch."""
         return bool(self.crop_padding or self.flip)
 
-    @cached_property
+    @property
     def canonical(self) -> str:
         """The settings that differ from the defaults, as JSON with sorted keys.
 
@@ -149,7 +148,7 @@ class Experiment(Settings):
         settings = self.model_dump(mode="json", exclude_defaults=True)
         return json.dumps(settings, sort_keys=True, separators=(",", ":"))
 
-    @cached_property
+    @property
     def run_id(self) -> str:
         """Readable and unique, for instance ``digits-mlp256-sym0.2-kd-dense-wd0.0001-s0-1a2b3c4d``."""
         digest = hashlib.sha256(self.canonical.encode()).hexdigest()[:8]

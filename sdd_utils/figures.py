@@ -75,10 +75,11 @@ def tour(levels: pd.DataFrame, arch: str, noise_rate: float) -> Figure:
         shade_phases(ax, rows, names)
     draw_curves(top, rows, color="0.15", marker="o", markersize=3)
     top.set(ylabel="test accuracy (%)")
+    _clip(top)
     draw_curves(below, rows, "clean_fit", color=GREEN, label="right labels fitted")
     draw_curves(below, rows, "memorised", color=RED, label="wrong labels memorised")
     below.set(ylabel="training examples (%)", ylim=(-3, 103))
-    below.legend(loc="center")
+    below.legend(loc="lower center", fontsize=7)
     sparsity_axis(below)
     top.set_xlabel("")
     return fig
@@ -199,9 +200,13 @@ def _panels(panels: dict[str, Lines], phases_of: str | None = None, columns: int
         sparsity_axis(ax)
     for line in axes:
         line[0].set_ylabel("test accuracy (%)")
-    low, high = axes[0, 0].get_ylim()
-    axes[0, 0].set_ylim(max(low, 0), min(high, 102))  # the band of a few seeds can reach beyond what is possible
+    _clip(axes[0, 0])
     return fig
+
+
+def _clip(ax: Axes) -> None:
+    low, high = ax.get_ylim()
+    ax.set_ylim(max(low, 0), min(high, 102))  # the band of a few seeds can reach beyond what is possible
 
 
 def _nothing() -> Figure:

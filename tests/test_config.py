@@ -82,6 +82,12 @@ def test_equal_settings_have_equal_run_ids_and_a_change_gives_another(small, stu
     assert len({e.run_id for e in [small(), *others]}) == 1 + len(others)
 
 
+def test_a_changed_copy_has_its_own_run_id(small):
+    exp = small()
+    assert exp.run_id  # asked for before the copy, so that nothing remembered may travel along
+    assert exp.model_copy(update={"seed": 1}).run_id == small(seed=1).run_id
+
+
 def test_run_id_is_pinned(small):
     """Committed results are found by these names, so a change of the canonical form must be deliberate."""
     assert small().run_id == "digits-mlp16-sym0.3-vanilla-wd0.0001-s0-70213b91"

@@ -4,13 +4,15 @@ import io
 import json
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from sdd_utils.analysis import curves_of, measure_dip
 from sdd_utils.claims import CLAIM_COLUMNS, claims_table, vanilla, vanilla_settings
+from sdd_utils.experiment import run_experiment
 from sdd_utils.profiles import load_profile
-from sdd_utils.results import FIGURES, LEVEL_COLUMNS, REFERENCE, load_levels, load_weights
+from sdd_utils.results import FIGURES, LEVEL_COLUMNS, REFERENCE, load_levels, load_weights, read_csv
 
 PROFILES = sorted(path.parent.name for path in REFERENCE.glob("*/levels.csv"))
 
@@ -65,6 +67,17 @@ def test_the_networks_memorise_the_noise_before_they_cannot(levels):
         memorised = curves_of(vanilla(levels, arch, rate), "memorised").mean(axis=0)
         assert memorised.max() > 0.9
         assert memorised[-1] < 0.3
+
+
+def test_a_curve_that_is_trained_again_gives_the_committed_rows(tmp_path):
+    """To the last digit on the same processor; another one rounds otherwise, so here to five points of accuracy."""
+    exp = load_profile("digits").experiments()[0]
+    again = read_csv(run_experiment(exp.model_copy(update={"levels": 1}), tmp_path) / "levels.csv")
+    reference = load_levels("reference", "digits").query("run_id == @exp.run_id and level <= 1")
+    accuracies = ["train_acc", "val_acc", "test_acc", "clean_fit"]
+    assert np.allclose(again[accuracies], reference[accuracies], atol=0.05)
+    exact = ["level", "sparsity", "remaining_params", "train_flops", "train_flops_sparse"]
+    assert np.allclose(again[exact], reference[exact], rtol=1e-5)
 
 
 def test_weights_are_counted_completely(name, levels):

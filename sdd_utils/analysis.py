@@ -100,25 +100,33 @@ class Dip:
         return bool(self.depth.low > 0 and self.rebound.low > 0 and self.rebound.value >= NEGLIGIBLE)
 
 
+def held_out_valleys(curves: np.ndarray) -> list[Valley | None]:
+    """For each seed of ``curves`` (seeds, levels), the valley in the smoothed mean of the *other* seeds.
+
+    What is then measured on this seed at those levels has not been picked on it. A single seed is its own reference.
+    """
+    smoothed = smooth(curves)
+    if len(smoothed) == 1:
+        return [find_valley(smoothed[0])]
+    return [find_valley(np.delete(smoothed, k, axis=0).mean(axis=0)) for k in range(len(smoothed))]
+
+
 def measure_dip(curves: np.ndarray) -> Dip:
     """Depth and rebound of the dip in ``curves`` (seeds, levels), accuracies in [0, 1].
 
     Looking for the deepest dip of a noisy curve always finds one, so a dip is never measured on the seed that it was
-    found on: for each seed the three levels come from the smoothed mean of the *other* seeds, and the differences
+    found on: for each seed the three levels come from the *other* seeds (``held_out_valleys``), and the differences
     from this seed at those levels. On a monotone curve, however noisy, they are 0 or negative on average. With a
     single seed there is no such guard, and no interval.
     """
     curves = np.atleast_2d(np.asarray(curves, dtype=float))
-    smoothed, seeds = smooth(curves), len(curves)
-    depths, rebounds = np.zeros(seeds), np.zeros(seeds)
-    for k in range(seeds):
-        others = np.delete(smoothed, k, axis=0) if seeds > 1 else smoothed
-        valley = find_valley(others.mean(axis=0))
+    depths, rebounds = np.zeros(len(curves)), np.zeros(len(curves))
+    for k, valley in enumerate(held_out_valleys(curves)):
         if valley:
             depths[k] = 100 * (curves[k, valley.light] - curves[k, valley.bottom])
             rebounds[k] = 100 * (curves[k, valley.sweet] - curves[k, valley.bottom])
     depth, rebound = Estimate.of(depths), Estimate.of(rebounds)
-    mean = smoothed.mean(axis=0)
+    mean = smooth(curves).mean(axis=0)
     valley = find_valley(mean)
     dip = Dip(depth, rebound, depths, rebounds, valley, {})
     return Dip(depth, rebound, depths, rebounds, valley, _phases(mean, valley if dip.is_double_descent else None))

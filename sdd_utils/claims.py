@@ -5,10 +5,9 @@ The rules are in the docstrings of the functions in RULES, one a claim, and nowh
 
 from collections.abc import Iterable
 
-import numpy as np
 import pandas as pd
 
-from sdd_utils.analysis import NEGLIGIBLE, Estimate, curves_of, find_valley, measure_dip, select_level, smooth
+from sdd_utils.analysis import NEGLIGIBLE, Estimate, curves_of, held_out_valleys, measure_dip, select_level
 from sdd_utils.config import REGULAR_WEIGHT_DECAY
 
 CLAIM_COLUMNS = ["claim", "statement", "paper", "measured", "ci_low", "ci_high", "n_seeds", "verdict", "evidence"]
@@ -93,9 +92,7 @@ def distillation_gains(where: str, plain: pd.DataFrame, taught: pd.DataFrame) ->
     the 95 % interval lies at or above 10, fails if it lies below 10, else inconclusive.
     """
     own, other = curves_of(plain), curves_of(taught)
-    others = [np.delete(own, k, axis=0) if len(own) > 1 else own for k in range(len(own))]
-    valleys = [find_valley(smooth(curves).mean(axis=0)) for curves in others]
-    bottoms = [valley.bottom if valley else 0 for valley in valleys]
+    bottoms = [valley.bottom if valley else 0 for valley in held_out_valleys(own)]
     gain = Estimate.of([100 * (other[k, b] - own[k, b]) for k, b in enumerate(bottoms)])
     verdict = "holds" if gain.low >= 10 else "fails" if gain.high < 10 else "inconclusive"
     statement = f"the {_teacher(taught)}'s student gains 10 points or more at the bottom of the dip (points)"

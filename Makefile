@@ -1,5 +1,6 @@
 # One line a target: make help. Every target sets up .venv itself when it is missing or older than the lock.
 PROFILE ?= digits
+N ?= 200
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python -m
@@ -7,13 +8,13 @@ READY := $(VENV)/.ready
 UV := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce figures test lab notebooks reference lock clean
+.PHONY: help reproduce figures test data lab notebooks reference faults lock clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-reproduce: $(READY) ## train PROFILE (default: digits) from scratch, execute the notebooks, print the table of claims
-	$(RUN) sdd_utils reproduce --profile $(PROFILE)
+reproduce: $(READY) ## train PROFILE (default: digits) from scratch (for BUDGET=9m at most), execute the notebooks, print the table of claims
+	$(RUN) sdd_utils reproduce --profile $(PROFILE) $(if $(BUDGET),--time-budget $(BUDGET))
 
 figures: $(READY) ## draw the figures from the committed reference results; trains nothing
 	$(RUN) sdd_utils figures
@@ -24,6 +25,9 @@ test: $(READY) ## ruff, pytest, and the committed notebooks against the committe
 	$(RUN) pytest
 	$(RUN) pytest --nbval notebooks
 
+data: $(READY) ## download DATASET (cifar10, cifar100, cifar10n, cifar100n) into data or $SDD_DATA, and verify it
+	$(RUN) sdd_utils data --dataset $(DATASET)
+
 lab: $(READY) ## JupyterLab on notebooks/
 	$(RUN) jupyterlab notebooks
 
@@ -32,6 +36,9 @@ notebooks: $(READY) ## execute the committed notebooks in place, on the committe
 
 reference: $(READY) ## make this machine's finished runs of PROFILE the committed reference
 	$(RUN) sdd_utils publish --profile $(PROFILE)
+
+faults: $(READY) ## disturb N (default: 200) real sweeps in every way, compare, and record it in results/reference/faults
+	$(VENV)/bin/python tests/faults/inject.py --faults $(N) --record results/reference/faults
 
 lock: $(READY) ## choose the versions in requirements.lock anew
 	$(VENV)/bin/uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --upgrade \

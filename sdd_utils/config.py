@@ -10,18 +10,21 @@ import hashlib
 import json
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sdd_utils.errors import ConfigError
 
 REGULAR_WEIGHT_DECAY = {"mlp": 1e-4, "resnet18": 1e-4, "vgg_like": 1e-4, "vit": 0.03}
 """The paper's regular λ by architecture (authors' code). The MLP is ours and takes the convolutional value."""
 
-Share = Annotated[float, Field(ge=0, lt=1)]
+PROFILE_NAME = r"^[a-z0-9][a-z0-9-]*$"
+"""Profiles name folders, so a name cannot lead anywhere else."""
+
+_NO_MINUS_ZERO = AfterValidator(lambda number: number + 0.0)  # −0 equals 0, so it must not make another run_id
+Share = Annotated[float, Field(ge=0, lt=1), _NO_MINUS_ZERO]
+NotNegative = Annotated[float, Field(ge=0), _NO_MINUS_ZERO]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
-
-
-class ConfigError(ValueError):
-    """A setting that cannot be used; the message names the field, the value and what is allowed."""
 
 
 class Settings(BaseModel):
@@ -79,7 +82,7 @@ class Experiment(Settings):
     lr: Positive
     momentum: Share | None = None  # sgd only
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = None  # sgd only: lr ÷ 10, as shares of epochs
-    weight_decay: Annotated[float, Field(ge=0)]  # λ, as given to the optimiser
+    weight_decay: NotNegative  # λ, as given to the optimiser
 
     # Pruning
     levels: Annotated[int, Field(ge=0)]  # the last level; level 0 is dense
@@ -89,7 +92,7 @@ class Experiment(Settings):
     # Distillation: loss = (1 − α)·CE(noisy label) + α·τ²·KL(teacher ‖ student)
     teacher: Teacher | None = None
     temperature: Positive | None = None  # τ
-    alpha: Annotated[float, Field(ge=0, le=1)] | None = None
+    alpha: Annotated[NotNegative, Field(le=1)] | None = None
     selection: Literal["validation", "test"] = "validation"  # what picks the sparse teacher; test is the usual cheating
 
     @model_validator(mode="after")

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from sdd_utils.config import Experiment
+from sdd_utils.datasets import digits
 from sdd_utils.seeding import generator
 
 DIGITS_TEST_IMAGES = 797
@@ -61,10 +61,8 @@ def load(exp: Experiment, device: str | torch.device = "cpu") -> Data:
     Validation labels are as noisy as the training labels, since in practice nobody has clean ones to choose by. Mean
     and standard deviation are those of the training images.
     """
-    digits = load_digits()
-    images = torch.from_numpy(digits.images).float().unsqueeze(1) / 16
-    clean = torch.from_numpy(digits.target).long()
-    classes = 10
+    source = digits()
+    images, clean, classes = source.images.float() / 16, source.labels, source.classes
 
     order = torch.randperm(len(clean), generator=generator(exp.seed, "split"))
     test, pool = order[:DIGITS_TEST_IMAGES], order[DIGITS_TEST_IMAGES:]

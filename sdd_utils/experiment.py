@@ -1,93 +1,168 @@
 """One experiment from its configuration to its files: prune, train, measure, save, and go on where it stopped."""
 
-import json
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from filelock import SoftFileLease
+from torch import Tensor
 
 from sdd_utils.analysis import select_level
+from sdd_utils.checkpoints import History, drop_levels, level_file, restore, resume, save
 from sdd_utils.config import Experiment
 from sdd_utils.cost import energy_meter, flop_count
 from sdd_utils.data import Data, load
+from sdd_utils.errors import Damaged, Stopped, TeacherMissing
+from sdd_utils.files import is_sealed, read_csv, repair, seal, unsound, write_csv, write_json
+from sdd_utils.locks import claimed, hold
 from sdd_utils.models import build_model
 from sdd_utils.pruning import SparseNetwork
-from sdd_utils.results import LEVEL_COLUMNS, WEIGHT_BIN, WEIGHT_BINS, provenance, read_csv, write_csv, write_json
+from sdd_utils.results import WEIGHT_BIN, WEIGHT_BINS, levels_table, provenance
+from sdd_utils.stopping import Until
 from sdd_utils.training import measure, train_level
 
-CHECKPOINT = "checkpoint.safetensors"
+SAVE_SECONDS = 120.0
+"""Within a long level the state is saved at the end of the first epoch after so much time without a save."""
+
+FOREVER = Until()
 
 
-class TeacherMissing(FileNotFoundError):
-    """A student was asked for before its teacher was trained."""
-
-
-def run_experiment(exp: Experiment, folder: Path, device: str = "cpu") -> Path:
+def run_experiment(exp: Experiment, folder: Path, device: str = "cpu", until: Until = FOREVER) -> Path:
     """Train every level that is not there yet and write ``folder/<run_id>/``; returns that folder.
 
-    The profile is the folder's name; a teacher is looked for beside it. After each level the checkpoint, which carries
-    the rows so far, is replaced in one step, so a kill loses at most the level being trained. Raises TeacherMissing
-    when the teacher has not been trained, TrainingDiverged when the loss is not a number.
+    The profile is the folder's name; a teacher is looked for beside it. The checkpoint, which carries all that was
+    measured, is replaced in one step after each level and every two minutes within a long one. A kill at any instant
+    loses what came after it, and what is then trained again is the same bit for bit. What is found damaged is set
+    aside and made again.
+
+    Raises Busy when another process is at it, Stopped when ``until`` is reached, TeacherMissing or Damaged when the
+    teacher cannot be used, TrainingDiverged when the loss is not a number, NoSpace when the disk is full.
     """
     run = folder / exp.run_id
-    if finished(exp, folder):
-        return run
+    if until.reached():
+        raise Stopped
+    with claimed(run) as lock:
+        repair(run)
+        if not is_sealed(run):
+            _train_levels(exp, run, device, until, lock)
+    return run
+
+
+def finished(exp: Experiment, folder: Path) -> bool:
+    """Whether every file of the run is there. Whether they are sound, ``files.unsound`` finds out by reading them."""
+    return is_sealed(folder / exp.run_id)
+
+
+def _train_levels(exp: Experiment, run: Path, device: str, until: Until, lock: SoftFileLease) -> None:
     torch.set_num_threads(1)  # the cores are for other experiments, and sums come out the same wherever this one runs
     torch.set_flush_denormal(True)  # decayed weights become denormal numbers, which a CPU multiplies very slowly
     write_json(run / "config.json", exp.model_dump(mode="json"))
     started = {**provenance(), "device": device, "threads": torch.get_num_threads(), "started": _now()}
 
     data = load(exp, device)
-    teacher, teacher_level = load_teacher(exp, folder, data)
-    meter = energy_meter()
-    net, rows = resume(exp, run, data)
-    write_csv(run / "levels.csv", pd.DataFrame(rows, columns=LEVEL_COLUMNS))  # a kill may have come before the last row
+    teacher, teacher_level = load_teacher(exp, run.parent, data)
+    net = new_network(exp, data)
+    history, training = resume(run, exp, net)
+    write_tables(run, exp, history)  # a kill may have come between the checkpoint and the tables
+    sitting = Sitting(history, exp.epochs, until, lock)
 
-    for level in range(len(rows), exp.levels + 1):
-        begin = time.perf_counter()
-        meter.start(f"{exp.run_id}/{level}")
-        if level:
+    def after_epoch(state: Callable[[], dict[str, Tensor]]) -> None:
+        if sitting.must_save():
+            sitting.end()
+            save(run, exp, net, history, state())
+            sitting.begin()
+
+    while history.levels <= exp.levels:
+        level = history.levels
+        sitting.begin()
+        if level and not training:
             net.prune(level, exp.prune_share)
             net = retrain_from(net, exp, level, data)
-        train_level(net, data, exp, level, teacher)
-        rows.append(measure_level(net, data, exp, level, folder.name))
-        record = meter.stop()
-        rows[-1] |= level_flops(net, data, exp, teacher)
-        rows[-1] |= {"energy_kwh": record.get("energy_consumed"), "emissions_kg": record.get("emissions")}
-        rows[-1] |= {"seconds": time.perf_counter() - begin}
-        save(net, run / f"level-{level:02d}.safetensors")
-        save(net, run / CHECKPOINT, rows)
-        write_csv(run / "levels.csv", pd.DataFrame(rows, columns=LEVEL_COLUMNS))
-        _append_record(run / "emissions.csv", level, record)
+        train_level(net, data, exp, level, teacher, training, after_epoch)
+        row = {"level": level} | measure_level(net, data)
+        sitting.end()
+        history.rows.append(row | level_flops(net, data, exp, teacher) | level_cost(history.sittings, level))
+        history.histograms.append(weight_histogram(net))
+        training = {}
+        save(run, exp, net, history, training)
+        write_tables(run, exp, history)
 
-    write_csv(run / "weights.csv", pd.DataFrame(_weight_histograms(net, exp, run)))
+    hold(lock)
+    drop_levels(run, exp, net, history)
+    write_json(run / "config.json", exp.model_dump(mode="json"))  # again: it may have been damaged meanwhile
+    write_tables(run, exp, history)
     taught = {"run_id": exp.teacher.experiment.run_id, "level": teacher_level} if exp.teacher else None
-    write_json(run / "provenance.json", {**started, "ended": _now(), "teacher": taught})  # last: it marks the end
-    _drop_levels(exp, run)
-    return run
+    write_json(run / "provenance.json", {**started, "ended": _now(), "teacher": taught})
+    seal(run)
 
 
-def finished(exp: Experiment, folder: Path) -> bool:
-    """Whether every level and every file of the run is there."""
-    return (folder / exp.run_id / "provenance.json").exists()
+class Sitting:
+    """One stretch of training without interruption: its clock, its energy, and when it has to end.
+
+    A level takes one, or more when it is long or was stopped. What a kill lost was in no sitting.
+    """
+
+    def __init__(self, history: History, epochs: int, until: Until, lock: SoftFileLease):
+        self.history, self.until, self.lock = history, until, lock
+        self.meter = energy_meter()
+        self.epoch_seconds = history.rows[-1]["seconds"] / epochs if history.rows else 0.0  # the longest so far
+
+    def begin(self) -> None:
+        """Start the clock, unless there is no time to go on. Raises Stopped."""
+        if self.late:
+            raise Stopped
+        self.began = self.epoch_began = time.perf_counter()
+        self.meter.start(f"level {self.history.levels}")
+
+    @property
+    def late(self) -> bool:
+        """Whether another epoch would end too late."""
+        return self.until.reached(1.5 * self.epoch_seconds)
+
+    def must_save(self) -> bool:
+        """To be asked at the end of each epoch: is the state to be saved now?"""
+        self._end_epoch()
+        return self.late or time.perf_counter() - self.began > SAVE_SECONDS
+
+    def _end_epoch(self) -> None:
+        now = time.perf_counter()
+        self.epoch_seconds = max(self.epoch_seconds, now - self.epoch_began)
+        self.epoch_began = now
+
+    def end(self) -> None:
+        """Stop the clock and enter what it shows, with codecarbon's record, into the history.
+
+        What comes next is a save, so it raises Busy when the run is no longer this process's.
+        """
+        hold(self.lock)
+        self._end_epoch()
+        record = self.meter.stop()
+        seconds = time.perf_counter() - self.began
+        self.history.sittings.append({"level": self.history.levels, "seconds": seconds, **record})
 
 
-def measure_level(net: SparseNetwork, data: Data, exp: Experiment, level: int, profile: str) -> dict:
-    """The row of levels.csv that says what the network is worth, without its cost."""
+def write_tables(run: Path, exp: Experiment, history: History) -> None:
+    """levels.csv, weights.csv (counts of surviving weights in [bin, bin + WEIGHT_BIN)) and emissions.csv."""
+
+    def counted() -> Iterator[dict]:
+        for level, counts in enumerate(history.histograms):
+            for i, count in enumerate(counts):
+                if count:
+                    yield {"level": level, "bin": round((i - WEIGHT_BINS / 2) * WEIGHT_BIN, 2), "count": count}
+
+    write_csv(run / "levels.csv", levels_table(exp, history.rows, run.parent.name))
+    write_csv(run / "weights.csv", pd.DataFrame(counted(), columns=["level", "bin", "count"]))
+    if history.sittings:
+        write_csv(run / "emissions.csv", pd.DataFrame(history.sittings))
+
+
+def measure_level(net: SparseNetwork, data: Data) -> dict:
+    """What the network is worth: the measured columns of levels.csv, without the costs."""
     train, val, test = (measure(net, split) for split in (data.train, data.val, data.test))
-    as_configured = set(LEVEL_COLUMNS) & set(Experiment.model_fields) - {"teacher"}
-    return exp.model_dump(include=as_configured) | {
-        "run_id": exp.run_id,
-        "profile": profile,
-        "method": exp.method,
-        "teacher": exp.teacher.rule if exp.teacher else "none",
-        "level": level,
+    return {
         "sparsity": net.sparsity,
         "remaining_params": net.remaining,
         "train_loss": train.loss,
@@ -99,6 +174,19 @@ def measure_level(net: SparseNetwork, data: Data, exp: Experiment, level: int, p
         "memorised": train.memorised,
         "weight_std": net.survivors().std().item(),
     }
+
+
+def level_cost(sittings: list[dict], level: int) -> dict[str, float | None]:
+    """Seconds, energy and emissions of a level over all its sittings; empty where codecarbon could not measure."""
+    mine = pd.DataFrame([s for s in sittings if s["level"] == level])
+    names = {"seconds": "seconds", "energy_consumed": "energy_kwh", "emissions": "emissions_kg"}
+    return {name: mine[column].sum(min_count=1) if column in mine else None for column, name in names.items()}
+
+
+def weight_histogram(net: SparseNetwork) -> list[int]:
+    """How many surviving weights lie in each of the WEIGHT_BINS bins."""
+    limit = WEIGHT_BIN * WEIGHT_BINS / 2
+    return torch.histc(net.survivors().cpu().clamp(-limit, limit), WEIGHT_BINS, -limit, limit).long().tolist()
 
 
 def level_flops(net: SparseNetwork, data: Data, exp: Experiment, teacher: SparseNetwork | None) -> dict[str, float]:
@@ -132,66 +220,16 @@ def load_teacher(exp: Experiment, folder: Path, data: Data) -> tuple[SparseNetwo
     """The teacher's network and level, chosen by the rule on the selection split; (None, None) without a teacher."""
     if exp.teacher is None:
         return None, None
-    run = folder / exp.teacher.experiment.run_id
-    if not finished(exp.teacher.experiment, folder):
+    teacher = exp.teacher.experiment
+    run = folder / teacher.run_id
+    if not is_sealed(run):
         raise TeacherMissing(f"{exp.run_id}: its teacher {run.name} has not been trained in {folder}")
+    for name, why in unsound(run).items():
+        raise Damaged(f"{exp.run_id}: its teacher cannot be used: {run / name} {why}; run the profile again")
     level = select_level(read_csv(run / "levels.csv"), exp.teacher.rule, exp.selection)
-    net = new_network(exp.teacher.experiment, data)
-    restore(net, run / f"level-{level:02d}.safetensors")
+    net = new_network(teacher, data)
+    restore(level_file(run, level), teacher, net)
     return net, level
-
-
-def save(net: SparseNetwork, path: Path, rows: list[dict] | None = None) -> None:
-    """Weights, mask and buffers as safetensors, atomically; the rows so far travel in the metadata."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    metadata = {"rows": json.dumps(rows)} if rows is not None else None
-    save_file({name: t.contiguous() for name, t in net.state().items()}, temporary, metadata)
-    os.replace(temporary, path)
-
-
-def restore(net: SparseNetwork, path: Path) -> list[dict]:
-    """Load what ``save`` wrote into ``net``; returns the rows."""
-    with safe_open(path, "pt") as file:
-        net.load_state({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-        return json.loads((file.metadata() or {}).get("rows", "[]"))
-
-
-def resume(exp: Experiment, run: Path, data: Data) -> tuple[SparseNetwork, list[dict]]:
-    """The network and rows after the last level that was saved, or a new network and no rows."""
-    net = new_network(exp, data)
-    checkpoint = run / CHECKPOINT
-    return net, restore(net, checkpoint) if checkpoint.exists() else []
-
-
-def _weight_histograms(net: SparseNetwork, exp: Experiment, run: Path) -> Iterator[dict]:
-    """Rows of weights.csv: how many surviving weights lie in [bin, bin + WEIGHT_BIN) at each level."""
-    limit = WEIGHT_BIN * WEIGHT_BINS / 2
-    for level in range(exp.levels + 1):
-        restore(net, run / f"level-{level:02d}.safetensors")
-        weights = net.survivors().cpu().clamp(-limit, limit)
-        counts = torch.histc(weights, WEIGHT_BINS, -limit, limit).long().tolist()
-        for i, count in enumerate(counts):
-            if count:
-                yield {"level": level, "bin": round(-limit + i * WEIGHT_BIN, 2), "count": count}
-
-
-def _drop_levels(exp: Experiment, run: Path) -> None:
-    """Of the levels' weights keep only those that a student could ask for, which it will by the rounded numbers."""
-    rows = read_csv(run / "levels.csv")
-    rules = [("dense", "validation")] + [("sparse", s) for s in ("validation", "test") if exp.levels]
-    keep = {select_level(rows, rule, selection) for rule, selection in rules}
-    for level in range(exp.levels + 1):
-        if level not in keep:
-            (run / f"level-{level:02d}.safetensors").unlink(missing_ok=True)
-
-
-def _append_record(path: Path, level: int, record: dict) -> None:
-    """Add codecarbon's record of one level, replacing what an interrupted run left for it."""
-    table = pd.DataFrame([{"level": level, **record}])
-    if level and path.exists():
-        before = read_csv(path)
-        table = pd.concat([before[before["level"] < level], table], ignore_index=True)
-    write_csv(path, table)
 
 
 def _now() -> str:

@@ -1,10 +1,11 @@
-"""Architectures by name and width. timm and torchvision do the work; what they lack is written out here."""
+"""Architectures by name and width. timm and torchvision do the work; what they lack is written out here.
+
+Both take seconds to import, which every worker of every sweep would wait for, so only who needs them does it.
+"""
 
 import torch
 import torch.nn as nn
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
-from torchvision.models.resnet import BasicBlock, conv1x1
 
 from sdd_utils.config import Experiment
 from sdd_utils.seeding import derive
@@ -28,6 +29,8 @@ class ResNet18(nn.Sequential):
     """ResNet-18 for small images: 3×3 stem with stride 1, no max-pool; ``width`` = 64 is the paper's."""
 
     def __init__(self, channels: int, width: int, classes: int):
+        from torchvision.models.resnet import BasicBlock, conv1x1
+
         stem = [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
         stages, planes = [], width
         for stage in range(4):
@@ -74,24 +77,33 @@ def build_model(exp: Experiment, image_shape: tuple[int, int, int], classes: int
             return ResNet18(channels, exp.width, classes)
         if exp.arch == "vgg_like":
             return VGGLike(channels, exp.width, classes)
-        return VisionTransformer(  # as in the authors' code: class token, no bias in q, k, v
-            img_size=(height, width),
-            patch_size=exp.vit.patch,
-            in_chans=channels,
-            num_classes=classes,
-            embed_dim=exp.width,
-            depth=exp.vit.depth,
-            num_heads=exp.vit.heads,
-            mlp_ratio=exp.vit.mlp_width / exp.width,
-            qkv_bias=False,
-            pos_drop_rate=exp.vit.dropout,
-            proj_drop_rate=exp.vit.dropout,
-        )
+        return _vision_transformer(exp, image_shape, classes)
+
+
+def _vision_transformer(exp: Experiment, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """As in the authors' code: class token, no bias in q, k, v; only Linear weights are pruned."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    model = VisionTransformer(
+        img_size=image_shape[1:],
+        patch_size=exp.vit.patch,
+        in_chans=image_shape[0],
+        num_classes=classes,
+        embed_dim=exp.width,
+        depth=exp.vit.depth,
+        num_heads=exp.vit.heads,
+        mlp_ratio=exp.vit.mlp_width / exp.width,
+        qkv_bias=False,
+        pos_drop_rate=exp.vit.dropout,
+        proj_drop_rate=exp.vit.dropout,
+    )
+    model.prunable = nn.Linear
+    return model
 
 
 def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Layers whose weight is pruned, by name: Conv2d and Linear; Linear only in a ViT (authors' code)."""
-    kinds = nn.Linear if isinstance(model, VisionTransformer) else (nn.Conv2d, nn.Linear)
+    """Layers whose weight is pruned, by name: Conv2d and Linear, or what the model's ``prunable`` says."""
+    kinds = getattr(model, "prunable", (nn.Conv2d, nn.Linear))
     return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
 
 

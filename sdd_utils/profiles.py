@@ -7,7 +7,8 @@ from typing import Literal, Self
 import yaml
 from pydantic import Field, model_validator
 
-from sdd_utils.config import ConfigError, Experiment, Settings
+from sdd_utils.config import PROFILE_NAME, Experiment, Settings
+from sdd_utils.errors import ConfigError
 from sdd_utils.results import ROOT
 
 PROFILES = ROOT / "notebooks" / "profiles"
@@ -42,7 +43,7 @@ class Architecture(Settings):
 class Profile(Settings):
     """A named grid of experiments."""
 
-    profile: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    profile: str = Field(pattern=PROFILE_NAME)
     about: str
     tour: dict  # the setting (arch, noise_rate) that the first notebook and the README show
     base: dict  # fields of Experiment common to all
@@ -53,7 +54,7 @@ class Profile(Settings):
         for name, plan in self.architectures.items():
             if reserved := {"arch", "seed", "noise_rate", "teacher"} & {*self.base, *plan.settings}:
                 raise ValueError(f"architectures.{name}: {min(reserved)} is set by the grid, not in base or settings")
-        shown = self.architectures.get(self.tour.get("arch"))
+        shown = self.architectures.get(str(self.tour.get("arch")))
         if self.tour.keys() != {"arch", "noise_rate"} or not shown or self.tour["noise_rate"] not in shown.noise_rates:
             raise ValueError(f"tour: {self.tour} must be the arch and noise_rate of a vanilla curve of this profile")
         return self
@@ -95,6 +96,46 @@ class Profile(Settings):
         return found
 
 
+def select(experiments: list[Experiment], only: str) -> list[Experiment]:
+    """Those that ``only`` describes: ``arch=vit,method=kd``; a field that is named twice may have either value.
+
+    Raises ConfigError when a field is not one of FILTERS, or when nothing has these values.
+    """
+    wanted: dict[str, set[str]] = {}
+    for part in filter(None, only.split(",")):
+        field, separator, value = part.partition("=")
+        if field not in FILTERS or not separator or not value:
+            raise ConfigError(f"only: {part!r} is not field=value; the fields are {', '.join(FILTERS)}")
+        wanted.setdefault(field, set()).add(value)
+    for field, values in wanted.items():
+        if unknown := values - (known := {FILTERS[field](exp) for exp in experiments}):
+            raise ConfigError(f"only: no run has {field}={min(unknown)}; there are {', '.join(sorted(known))}")
+    chosen = [exp for exp in experiments if all(FILTERS[f](exp) in values for f, values in wanted.items())]
+    if not chosen:
+        raise ConfigError(f"only: no run has all of {only}")
+    return chosen
+
+
+FILTERS = {
+    "arch": lambda exp: exp.arch,
+    "method": lambda exp: exp.method,
+    "noise_rate": lambda exp: f"{exp.noise_rate:g}",
+    "seed": lambda exp: str(exp.seed),
+    "teacher": lambda exp: exp.teacher.rule if exp.teacher else "none",
+    "weight_decay": lambda exp: f"{exp.weight_decay:g}",
+}
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML lets the last of two equal keys win without a word; a profile must not."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.YAMLError(f"{twice[0]} is there twice, in line {node.start_mark.line + 1} and after")
+        return super().construct_mapping(node, deep)
+
+
 def load_profile(name: str) -> Profile:
     """Read ``notebooks/profiles/<name>.yaml``. Raises ConfigError naming the file and the field that is wrong."""
     path = PROFILES / f"{name}.yaml"
@@ -102,8 +143,8 @@ def load_profile(name: str) -> Profile:
     if name not in known:
         raise ConfigError(f"profile: there is no {name!r}; known are {', '.join(known)} (in {_shown(PROFILES)})")
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        settings = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"{_shown(path)}: not YAML: {' '.join(str(error).split())}") from None
     profile = Profile.parse(settings, f"{_shown(path)}: ")
     if profile.profile != name:

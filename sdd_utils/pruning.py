@@ -84,9 +84,16 @@ class SparseNetwork:
         buffers = {f"buffer.{name}": b for name, b in self.model.named_buffers()}
         return {"vector": self.vector.data, "mask": self.mask.bool(), **buffers}
 
+    def check_state(self, state: dict[str, Tensor]) -> None:
+        """Raise ValueError when the state is another architecture's."""
+        for name, mine in self.state().items():
+            if name not in state or state[name].shape != mine.shape:
+                given = tuple(state[name].shape) if name in state else "missing"
+                raise ValueError(f"is of another architecture: {name} is {given}, not {tuple(mine.shape)}")
+
     @torch.no_grad()
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Inverse of ``state``. Raises KeyError or RuntimeError when the state is another architecture's."""
+        """Inverse of ``state``; other entries are left alone. ``check_state`` says whether it will fit."""
         self.vector.copy_(state["vector"])
         self.mask.copy_(state["mask"])
         for name, buffer in self.model.named_buffers():

@@ -10,30 +10,53 @@ import pandas as pd
 import yaml
 from tqdm import tqdm
 
-from sdd_utils import figures
 from sdd_utils.claims import claims_table
-from sdd_utils.config import ConfigError
-from sdd_utils.profiles import PROFILES, load_profile
-from sdd_utils.results import FIGURES, REFERENCE, ROOT, RUNS, ResultsMissing, read_csv, write_csv, write_json
+from sdd_utils.config import Experiment
+from sdd_utils.errors import ConfigError, ResultsMissing
+from sdd_utils.files import is_sealed, read_csv, write_csv, write_json
+from sdd_utils.inventory import collect
+from sdd_utils.profiles import PROFILES, load_profile, select
+from sdd_utils.results import FIGURES, REFERENCE, ROOT, RUNS
+from sdd_utils.stopping import Outcome
+from sdd_utils.workers import local_workers
 
 NOTEBOOKS = ROOT / "notebooks"
 BAR = "{desc} {n_fmt}/{total_fmt} {bar} {elapsed}, {remaining} left"
 
 
-def train(name: str, workers: int | None = None, runs: Path = RUNS) -> dict[str, str]:
-    """Run every experiment of a profile that is not finished; returns {run_id: error} of what failed."""
-    from sdd_utils.sweep import local_workers, run_sweep  # torch takes seconds to import, and figures need none of it
+def experiments_of(name: str, only: str = "") -> list[Experiment]:
+    """The profile's experiments that ``only`` selects (all by default). Raises ConfigError."""
+    return select(load_profile(name).experiments(), only)
 
-    return run_sweep(load_profile(name).experiments(), runs / name, local_workers(workers))
+
+def train(
+    name: str,
+    workers: int | None = None,
+    runs: Path = RUNS,
+    only: str = "",
+    device: str = "cpu",
+    seconds: float | None = None,
+) -> Outcome:
+    """Run every experiment of a profile that is not finished, for ``seconds`` at most; see ``sweep.run_sweep``."""
+    chosen = experiments_of(name, only)
+    executor = local_workers(workers)
+    from sdd_utils.sweep import check_device, run_sweep  # torch takes seconds, and figures and tables need none of it
+
+    check_device(device)
+    return run_sweep(chosen, runs / name, executor, device, seconds)
 
 
 def gather(name: str, runs: Path = RUNS) -> tuple[list[Path], pd.DataFrame]:
-    """The folders of a profile's runs and all their levels. Raises ResultsMissing when one is not finished."""
-    folders = [runs / name / exp.run_id for exp in load_profile(name).experiments()]
-    missing = [folder.name for folder in folders if not (folder / "provenance.json").exists()]
+    """The folders of a profile's runs and all their levels.
+
+    Raises ResultsMissing when one is not finished, Damaged when a file is not what was written.
+    """
+    experiments = experiments_of(name)
+    folders = [runs / name / exp.run_id for exp in experiments]
+    missing = [folder.name for folder in folders if not is_sealed(folder)]
     if missing:
         raise ResultsMissing(f"{len(missing)} runs of {name} are not finished ({missing[0]}, …): run the profile first")
-    return folders, pd.concat([read_csv(folder / "levels.csv") for folder in folders], ignore_index=True)
+    return folders, collect(experiments, runs / name)
 
 
 def tabulate(name: str, runs: Path = RUNS) -> pd.DataFrame:
@@ -62,19 +85,23 @@ def execute_notebooks(name: str, runs: Path = RUNS) -> None:
         papermill.execute_notebook(source, out / source.name, parameters, cwd=NOTEBOOKS, **quiet)
 
 
-def reproduce(name: str, workers: int | None = None, runs: Path = RUNS) -> bool:
-    """Everything of a profile, from scratch or from where it stopped; False when an experiment failed."""
+def reproduce(name: str, workers: int | None = None, runs: Path = RUNS, seconds: float | None = None) -> Outcome:
+    """Everything of a profile, from scratch or from where it stopped; tables and notebooks only when all is trained.
+
+    ``seconds`` is for the training; what follows it takes about a minute.
+    """
     if load_profile(name).tunes:
         raise ConfigError(f"{name}: has several τ or α a setting, which claims cannot speak of: use run, then choose")
-    failed = train(name, workers, runs)
-    if failed:
-        print("\n".join([f"{len(failed)} runs failed:", *(f"  {run}: {error}" for run, error in failed.items())]))
-        return False
+    from sdd_utils import figures  # matplotlib and seaborn take seconds too
+
+    outcome = train(name, workers, runs, seconds=seconds)
+    if outcome.failed or outcome.stopped:
+        return outcome
     claims = tabulate(name, runs)
     figures.save_all(runs, name, runs / name / "figures")
     execute_notebooks(name, runs)
     print(compare_claims(claims, name))
-    return True
+    return outcome
 
 
 def compare_claims(claims: pd.DataFrame, name: str) -> str:
@@ -107,6 +134,8 @@ def publish_reference(name: str, runs: Path = RUNS) -> None:
 
     Raises ConfigError when a run does not come from a commit without uncommitted changes.
     """
+    from sdd_utils import figures
+
     records = [json.loads((folder / "provenance.json").read_text()) for folder in gather(name, runs)[0]]
     commits = Counter(record["commit"] for record in records)
     if any(commit == "unknown" or commit.endswith("-dirty") for commit in commits):

@@ -1,13 +1,18 @@
-"""Results on disk: tidy CSV a person can open, written atomically, and where each file lies."""
+"""Results as tables: their columns, where they lie, and where they come from."""
 
 import importlib.metadata
-import json
+import io
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 
 import pandas as pd
+
+from sdd_utils.config import PROFILE_NAME, Experiment
+from sdd_utils.errors import ConfigError, Damaged, ResultsMissing
+from sdd_utils.files import read_csv
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "results" / "runs"
@@ -25,6 +30,9 @@ LEVEL_COLUMNS = [
 MEASURED_ON_THE_CLOCK = ["seconds", "energy_kwh", "emissions_kg"]
 """The only columns that differ when the same configuration runs again on the same machine."""
 
+WORDS = {"run_id", "profile", "dataset", "arch", "noise_kind", "method", "optimizer", "teacher"}
+SHARES = {"noise_rate", "sparsity", "train_acc", "val_acc", "test_acc", "clean_fit", "memorised"}
+
 WEIGHT_BIN = 0.02
 WEIGHT_BINS = 150
 """weights.csv counts surviving weights in bins this wide; weights beyond ±1.5 are counted in the outermost bins."""
@@ -32,47 +40,57 @@ WEIGHT_BINS = 150
 PACKAGES = ["torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "codecarbon"]
 
 
-class ResultsMissing(FileNotFoundError):
-    """Results that are not there yet; the message says which command makes them."""
+def levels_table(exp: Experiment, rows: list[dict], profile: str = "") -> pd.DataFrame:
+    """One run's levels.csv: the measured ``rows`` and beside them what the configuration says, in LEVEL_COLUMNS."""
+    configured = exp.model_dump(include=set(LEVEL_COLUMNS) & set(Experiment.model_fields) - {"teacher"}) | {
+        "run_id": exp.run_id,
+        "profile": profile,
+        "method": exp.method,
+        "teacher": exp.teacher.rule if exp.teacher else "none",
+    }
+    return pd.DataFrame([configured | row for row in rows], columns=LEVEL_COLUMNS)
 
 
-class SweepStopped(RuntimeError):
-    """A sweep cannot go on in this process; says why and what to do."""
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write, sync and rename, so that a reader or a killed run never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """A tidy CSV with six significant digits."""
-    write_atomically(path, table.to_csv(index=False, float_format="%.6g"))
-
-
-def write_json(path: Path, value: dict) -> None:
-    """Indented JSON, written atomically."""
-    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def read_csv(path: Path) -> pd.DataFrame:
-    """What ``write_csv`` wrote; only an empty field is missing, ``none`` is a word."""
-    return pd.read_csv(path, keep_default_na=False, na_values=[""])
+def rounded(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as it is read back after it was written."""
+    return pd.read_csv(
+        io.StringIO(table.to_csv(index=False, float_format="%.6g")), keep_default_na=False, na_values=[""]
+    )
 
 
 def load_levels(results: str | Path, profile: str) -> pd.DataFrame:
     """All curves of a profile, one row a (curve, level), in LEVEL_COLUMNS.
 
     ``results`` is ``"reference"`` for what is committed, ``"runs"`` for this machine's, or another folder of runs.
-    Raises ResultsMissing.
+    Raises ResultsMissing, and Damaged when the table is not one of levels.
     """
-    return _load(results, profile, "levels.csv")
+    path = _find(results, profile, "levels.csv")
+    return check_levels(read_csv(path), str(path))
+
+
+def check_levels(levels: pd.DataFrame, where: str) -> pd.DataFrame:
+    """The table itself, if it has LEVEL_COLUMNS, numbers where they belong, and sparsity that grows with each level.
+
+    Raises Damaged, naming ``where``, the column and the row.
+    """
+    for column in LEVEL_COLUMNS:
+        if column not in levels:
+            raise Damaged(f"{where}: column {column} is missing")
+        if column in WORDS:
+            continue
+        numbers = pd.to_numeric(levels[column], errors="coerce")
+        if (wrong := numbers.isna() & levels[column].notna()).any():
+            value = levels.loc[wrong, column].iloc[0]
+            raise Damaged(f"{where}: {column}: {value!r} in line {wrong.idxmax() + 2} is not a number")
+        if column in SHARES and not (inside := numbers.dropna().between(0, 1)).all():
+            line = inside.idxmin()
+            raise Damaged(f"{where}: {column}: {numbers[line]:g} in line {line + 2} is not between 0 and 1")
+    for run, rows in levels.groupby("run_id", sort=False):
+        if rows["level"].tolist() != list(range(len(rows))):
+            raise Damaged(f"{where}: level: those of {run} are not 0, 1, 2, …")
+        if not rows["sparsity"].is_monotonic_increasing or not rows["sparsity"].is_unique:
+            raise Damaged(f"{where}: sparsity: does not increase from level to level in {run}")
+    return levels
 
 
 def load_weights(results: str | Path, profile: str) -> pd.DataFrame:
@@ -80,15 +98,17 @@ def load_weights(results: str | Path, profile: str) -> pd.DataFrame:
 
     Columns: arch, noise_rate, weight_decay, level, sparsity, bin (left edge), count. Raises ResultsMissing.
     """
-    return _load(results, profile, "weights.csv")
+    return read_csv(_find(results, profile, "weights.csv"))
 
 
-def _load(results: str | Path, profile: str, table: str) -> pd.DataFrame:
+def _find(results: str | Path, profile: str, table: str) -> Path:
+    if not re.fullmatch(PROFILE_NAME, profile):
+        raise ConfigError(f"profile: {profile!r} is not the name of a profile, which has letters, digits and hyphens")
     path = {"reference": REFERENCE, "runs": RUNS}.get(str(results), Path(results)) / profile / table
     if not path.exists():
         hint = ', then set results = "runs"' if results == "reference" else ""
         raise ResultsMissing(f"{path} is not there; train it: make reproduce PROFILE={profile}{hint}")
-    return read_csv(path)
+    return path
 
 
 def provenance() -> dict:

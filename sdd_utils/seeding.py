@@ -1,8 +1,11 @@
 """Random numbers that follow the experiment's seed and a purpose, whatever ran before in the same process."""
 
 import hashlib
+import random
 
+import numpy as np
 import torch
+from torch import Tensor
 
 
 def derive(seed: int, *purpose: object) -> int:
@@ -14,3 +17,38 @@ def derive(seed: int, *purpose: object) -> int:
 def generator(seed: int, *purpose: object) -> torch.Generator:
     """A CPU generator of its own for one purpose."""
     return torch.Generator().manual_seed(derive(seed, *purpose))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the process's own generators: torch's on all devices, numpy's and Python's."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def random_state(rng: torch.Generator) -> dict[str, Tensor]:
+    """The states of ``rng`` and of the process's own generators, as tensors that a safetensors file can hold."""
+    _, keys, position, cached, gauss = np.random.get_state()
+    _, words, python_gauss = random.getstate()
+    return {
+        "batches": rng.get_state(),
+        "torch": torch.get_rng_state(),
+        "numpy": torch.tensor([*keys.tolist(), position, cached]),
+        "numpy_gauss": torch.tensor(gauss, dtype=torch.float64),
+        "python": torch.tensor(words),
+        "python_gauss": torch.tensor(torch.nan if python_gauss is None else python_gauss, dtype=torch.float64),
+        **{f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())},
+    }
+
+
+def set_random_state(state: dict[str, Tensor], rng: torch.Generator) -> None:
+    """Inverse of ``random_state``."""
+    rng.set_state(state["batches"])
+    torch.set_rng_state(state["torch"])
+    *keys, position, cached = state["numpy"].tolist()
+    np.random.set_state(("MT19937", keys, position, cached, state["numpy_gauss"].item()))
+    gauss = state["python_gauss"].item()
+    random.setstate((3, tuple(state["python"].tolist()), None if gauss != gauss else gauss))
+    for i in range(torch.cuda.device_count()):
+        if f"cuda{i}" in state:
+            torch.cuda.set_rng_state(state[f"cuda{i}"], i)

@@ -1,6 +1,7 @@
 """The training loop: one level of one pruning curve, dense or sparse, with or without a teacher."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,13 +12,13 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
 from sdd_utils.config import Experiment
 from sdd_utils.data import Data, Split, batches
+from sdd_utils.errors import TrainingDiverged
 from sdd_utils.models import predict
 from sdd_utils.pruning import SparseNetwork
-from sdd_utils.seeding import derive, generator
+from sdd_utils.seeding import derive, generator, random_state, seed_everything, set_random_state
 
-
-class TrainingDiverged(RuntimeError):
-    """The loss is no longer a number; says at which level, epoch and learning rate."""
+AfterEpoch = Callable[[Callable[[], dict[str, Tensor]]], None]
+"""Called after each epoch but the last with a function that gives the state of the training, to go on from."""
 
 
 def distillation_loss(logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float, alpha: float):
@@ -44,18 +45,28 @@ def make_optimizer(net: SparseNetwork, exp: Experiment) -> tuple[Optimizer, LRSc
     return optimizer, CosineAnnealingLR(optimizer, exp.epochs)
 
 
-def train_level(net: SparseNetwork, data: Data, exp: Experiment, level: int, teacher: SparseNetwork | None) -> None:
-    """Train ``net`` in place for ``exp.epochs`` epochs from a fresh optimiser and schedule.
+def train_level(
+    net: SparseNetwork,
+    data: Data,
+    exp: Experiment,
+    level: int,
+    teacher: SparseNetwork | None,
+    saved: dict[str, Tensor] | None = None,
+    after_epoch: AfterEpoch | None = None,
+) -> None:
+    """Train ``net`` in place for ``exp.epochs`` epochs from a fresh optimiser and schedule, or go on from ``saved``.
 
     All randomness (order, augmentation, dropout) follows from the seed and the level alone. Raises TrainingDiverged.
     """
     rng = generator(exp.seed, "batches", level)
-    torch.manual_seed(derive(exp.seed, "dropout", level))
+    seed_everything(derive(exp.seed, "dropout", level))
     optimizer, schedule = make_optimizer(net, exp)
+    if saved:
+        set_training_state(saved, optimizer, schedule, rng)
     # Without augmentation the teacher sees the same images every epoch, so one pass over them serves the whole level.
     soft = predict(teacher.model, data.train.images) if teacher and not exp.augmented else None
 
-    for epoch in range(exp.epochs):
+    for epoch in range(schedule.last_epoch, exp.epochs):
         net.model.train()
         total = torch.zeros((), device=net.vector.device)
         for images, index in batches(data.train, exp, rng):
@@ -74,6 +85,34 @@ def train_level(net: SparseNetwork, data: Data, exp: Experiment, level: int, tea
             lr = schedule.get_last_lr()[0]
             raise TrainingDiverged(f"{exp.run_id}: loss is {total.item()} at level {level}, epoch {epoch + 1}, lr {lr}")
         schedule.step()
+        if after_epoch and epoch + 1 < exp.epochs:
+            after_epoch(lambda: training_state(optimizer, schedule, rng))
+
+
+def training_state(optimizer: Optimizer, schedule: LRScheduler, rng: torch.Generator) -> dict[str, Tensor]:
+    """What a level in the middle needs besides the network: epochs done, learning rate, moments, random states."""
+    moments = next(iter(optimizer.state.values()), {})  # none without momentum
+    return {
+        "epoch": torch.tensor(schedule.last_epoch),
+        "lr": torch.tensor(schedule.get_last_lr()[0], dtype=torch.float64),
+        **{f"moment.{name}": value for name, value in moments.items() if value is not None},
+        **{f"random.{name}": value for name, value in random_state(rng).items()},
+    }
+
+
+def set_training_state(saved: dict[str, Tensor], optimizer: Optimizer, schedule: LRScheduler, rng: torch.Generator):
+    """Inverse of ``training_state``, into a fresh optimiser, schedule and generator."""
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): value for name, value in saved.items() if name.startswith(prefix)}
+
+    epoch, lr = int(saved["epoch"]), saved["lr"].item()
+    groups = optimizer.state_dict()["param_groups"]
+    groups[0]["lr"] = lr
+    moments = part("moment.")
+    optimizer.load_state_dict({"state": {0: moments} if moments else {}, "param_groups": groups})
+    schedule.load_state_dict({"last_epoch": epoch, "_step_count": epoch + 1, "_last_lr": [lr]})
+    set_random_state(part("random."), rng)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 import pytest
 from conftest import SMALL, SMALL_VIT
 
-from sdd_utils.config import ConfigError, Experiment
+from sdd_utils.config import Experiment
+from sdd_utils.errors import ConfigError
 from sdd_utils.profiles import load_profile
 
 TEACHER = {"rule": "dense", "experiment": SMALL}

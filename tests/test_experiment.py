@@ -1,15 +1,18 @@
 import json
-import shutil
+import random
+import socket
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import SMALL_VIT
 from safetensors.torch import load_file
 
-from sdd_utils import experiment
+from sdd_utils import checkpoints, cost, experiment, training
 from sdd_utils.analysis import select_level
-from sdd_utils.experiment import TeacherMissing, finished, run_experiment
+from sdd_utils.errors import TeacherMissing
+from sdd_utils.experiment import finished, run_experiment
 from sdd_utils.results import LEVEL_COLUMNS, MEASURED_ON_THE_CLOCK
 
 
@@ -29,23 +32,37 @@ def assert_same(one, other):
     assert (one / "weights.csv").read_bytes() == (other / "weights.csv").read_bytes()
 
 
-def interrupt_before(level, monkeypatch):
-    """Make the training of ``level`` end as Ctrl-C would end it."""
+def interrupt_before(level, monkeypatch, epoch=0):
+    """Make the training of ``level`` end as a kill would end it, after ``epoch`` epochs and a save."""
     train = experiment.train_level
 
-    def interrupted(net, data, exp, at, teacher):
-        if at == level:
+    def interrupted(net, data, exp, at, teacher, saved, after_epoch):
+        if at == level and epoch == 0:
             raise KeyboardInterrupt
-        train(net, data, exp, at, teacher)
+        ended = 0
+
+        def count_epochs(state):
+            nonlocal ended
+            after_epoch(state)
+            ended += 1
+            if at == level and ended == epoch:
+                raise KeyboardInterrupt
+
+        train(net, data, exp, at, teacher, saved, count_epochs)
 
     monkeypatch.setattr(experiment, "train_level", interrupted)
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"retrain": "init"}, {"retrain": "random"}, SMALL_VIT, {"arch": "resnet18", "width": 4}]
-)
-def test_a_resumed_run_equals_an_uninterrupted_one(small, tmp_path, monkeypatch, settings):
-    exp = small(settings) if "vit" in settings else small(**settings)
+KINDS = [{}, {"retrain": "init"}, {"retrain": "random"}, SMALL_VIT, {"arch": "resnet18", "width": 4}, {"flip": True}]
+
+
+def of_kind(small, settings, **more):
+    return small(settings | more) if "vit" in settings else small(**(settings | more))
+
+
+@pytest.mark.parametrize("settings", KINDS)
+def test_a_run_resumed_between_levels_equals_an_uninterrupted_one(small, tmp_path, monkeypatch, settings):
+    exp = of_kind(small, settings)
     whole = run_experiment(exp, tmp_path / "whole" / "p")
     for level in (0, 1, 3):
         with monkeypatch.context() as patch:
@@ -54,6 +71,43 @@ def test_a_resumed_run_equals_an_uninterrupted_one(small, tmp_path, monkeypatch,
                 run_experiment(exp, tmp_path / "cut" / "p")
         assert not finished(exp, tmp_path / "cut" / "p")
     assert_same(whole, run_experiment(exp, tmp_path / "cut" / "p"))
+
+
+def random_numbers():
+    return torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random(), random.gauss(0, 1)
+
+
+@pytest.mark.parametrize("settings", KINDS)
+def test_a_run_resumed_within_levels_equals_an_uninterrupted_one(small, tmp_path, monkeypatch, settings):
+    """Optimiser moments, learning rate, shuffled order and the states of all random generators included."""
+    monkeypatch.setattr(experiment, "SAVE_SECONDS", 0)
+    exp = of_kind(small, settings, epochs=4, levels=2)
+    whole = run_experiment(exp, tmp_path / "whole" / "p")
+    expected = random_numbers()
+    for level, epoch in ((0, 1), (1, 2), (2, 3)):
+        with monkeypatch.context() as patch:
+            interrupt_before(level, patch, epoch)
+            with pytest.raises(KeyboardInterrupt):
+                run_experiment(exp, tmp_path / "cut" / "p")
+        torch.rand(1), np.random.rand(1), random.random()
+    cut = run_experiment(exp, tmp_path / "cut" / "p")
+    assert random_numbers() == expected
+    assert_same(whole, cut)
+
+
+def test_a_state_within_a_level_is_used(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "SAVE_SECONDS", 0)
+    exp = small(epochs=4, levels=0)
+    with monkeypatch.context() as patch:
+        interrupt_before(0, patch, epoch=3)
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(exp, tmp_path)
+    seen = []
+    shuffle = training.batches
+    monkeypatch.setattr(training, "batches", lambda *args: seen.append(1) or shuffle(*args))
+    run = run_experiment(exp, tmp_path)
+    assert len(seen) == 1
+    assert len(pd.read_csv(run / "emissions.csv")) == 4  # three that were saved, and the last
 
 
 def test_a_kill_between_the_checkpoint_and_the_table_loses_no_row(small, tmp_path, monkeypatch):
@@ -78,7 +132,7 @@ def test_finished_levels_are_not_trained_again(small, tmp_path, monkeypatch):
     monkeypatch.setattr(
         experiment,
         "train_level",
-        lambda net, data, exp, level, teacher: trained.append(level) or train(net, data, exp, level, teacher),
+        lambda net, data, exp, level, *more: trained.append(level) or train(net, data, exp, level, *more),
     )
     with monkeypatch.context() as patch:
         interrupt_before(2, patch)
@@ -126,9 +180,9 @@ def test_a_student_is_taught_by_the_level_that_the_rule_names(student, tmp_path,
     seen = []
     train = experiment.train_level
 
-    def spy(net, data, exp, level, teacher):
+    def spy(net, data, exp, level, teacher, *more):
         seen.append(teacher.vector.detach().clone())
-        train(net, data, exp, level, teacher)
+        train(net, data, exp, level, teacher, *more)
 
     monkeypatch.setattr(experiment, "train_level", spy)
     run = run_experiment(exp, tmp_path)
@@ -149,7 +203,7 @@ def test_rewinding_starts_each_level_from_other_weights(small, tmp_path, monkeyp
     monkeypatch.setattr(
         experiment,
         "train_level",
-        lambda net, data, exp, level, teacher: starts.setdefault(exp.retrain, []).append(net.vector.detach().clone()),
+        lambda net, data, exp, *more: starts.setdefault(exp.retrain, []).append(net.vector.detach().clone()),
     )
     for retrain in ("lr", "init", "random"):
         run_experiment(small(retrain=retrain, levels=2), tmp_path)
@@ -174,16 +228,24 @@ def test_levels_are_kept_by_the_numbers_that_students_will_read(small, tmp_path,
         chosen_on.append(rows)
         return select_level(rows, rule, selection)
 
-    monkeypatch.setattr(experiment, "select_level", spy)
+    monkeypatch.setattr(checkpoints, "select_level", spy)
     run = run_experiment(small(), tmp_path)
     assert chosen_on
     assert all(table["test_acc"].equals(pd.read_csv(run / "levels.csv")["test_acc"]) for table in chosen_on)
 
 
-def test_a_checkpoint_of_another_architecture_is_not_loaded(small, tmp_path):
-    run = run_experiment(small(), tmp_path / "p")
-    other = small(width=8)
-    (tmp_path / "q" / other.run_id).mkdir(parents=True)
-    shutil.copy(run / "checkpoint.safetensors", tmp_path / "q" / other.run_id)
-    with pytest.raises(RuntimeError):
-        run_experiment(other, tmp_path / "q")
+def test_a_run_opens_no_connection(small, tmp_path, monkeypatch):
+    """Not even codecarbon's tracker, which is made anew here."""
+    asked = []
+
+    def refuse(*args, **kwargs):
+        asked.append(args)
+        raise OSError("no network")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    cost.energy_meter.cache_clear()
+    table = pd.read_csv(run_experiment(small(), tmp_path) / "levels.csv")
+    assert asked == []
+    assert len(table) == 5

@@ -11,8 +11,9 @@ import pytest
 from sdd_utils.analysis import curves_of, measure_dip
 from sdd_utils.claims import CLAIM_COLUMNS, claims_table, vanilla, vanilla_settings
 from sdd_utils.experiment import run_experiment
+from sdd_utils.files import read_csv
 from sdd_utils.profiles import load_profile
-from sdd_utils.results import FIGURES, LEVEL_COLUMNS, REFERENCE, load_levels, load_weights, read_csv
+from sdd_utils.results import FIGURES, LEVEL_COLUMNS, REFERENCE, load_levels, load_weights
 
 PROFILES = sorted(path.parent.name for path in REFERENCE.glob("*/levels.csv"))
 

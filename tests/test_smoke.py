@@ -9,16 +9,17 @@ from safetensors.torch import load_file
 
 from sdd_utils.analysis import select_level
 from sdd_utils.claims import CLAIM_COLUMNS
-from sdd_utils.config import ConfigError
+from sdd_utils.errors import ConfigError, ResultsMissing
 from sdd_utils.profiles import load_profile
 from sdd_utils.reproduce import NOTEBOOKS, compare_claims, reproduce, tabulate
-from sdd_utils.results import LEVEL_COLUMNS, ResultsMissing, load_levels
+from sdd_utils.results import LEVEL_COLUMNS, load_levels
+from sdd_utils.stopping import Outcome
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    assert reproduce("smoke", 2, folder)
+    assert reproduce("smoke", 2, folder) == Outcome()
     return folder
 
 

@@ -6,7 +6,9 @@ import pytest
 from sdd_utils import sweep
 from sdd_utils.experiment import finished, run_experiment
 from sdd_utils.results import MEASURED_ON_THE_CLOCK
-from sdd_utils.sweep import local_workers, run_sweep, with_teachers
+from sdd_utils.stopping import Outcome
+from sdd_utils.sweep import run_sweep, with_teachers
+from sdd_utils.workers import local_workers
 
 
 def one_worker():
@@ -21,20 +23,20 @@ def test_teachers_are_run_once_and_before_their_students(student, tmp_path, monk
     experiments = [student("dense"), student("sparse")]
     order = []
 
-    def record(exp, folder, device):
+    def record(exp, *more):
         order.append(exp.method)
-        return run_experiment(exp, folder, device)
+        return run_experiment(exp, *more)
 
     monkeypatch.setattr(sweep, "run_experiment", record)
-    assert run_sweep(experiments, tmp_path / "p", one_worker()) == {}
+    assert run_sweep(experiments, tmp_path / "p", one_worker()) == Outcome()
     assert order == ["vanilla", "kd", "kd"]
     assert all(finished(e, tmp_path / "p") for e in with_teachers(experiments))
 
 
 def test_numbers_do_not_depend_on_the_number_or_order_of_workers(small, student, tmp_path):
     experiments = [small(seed=1), student("dense"), student("sparse"), small()]
-    assert run_sweep(experiments, tmp_path / "two" / "p", local_workers(2)) == {}
-    assert run_sweep(experiments[::-1], tmp_path / "one" / "p", one_worker()) == {}
+    assert run_sweep(experiments, tmp_path / "two" / "p", local_workers(2)) == Outcome()
+    assert run_sweep(experiments[::-1], tmp_path / "one" / "p", one_worker()) == Outcome()
     for exp in experiments:
         pd.testing.assert_frame_equal(
             rows(tmp_path / "two" / "p", exp), rows(tmp_path / "one" / "p", exp), check_exact=True
@@ -44,7 +46,7 @@ def test_numbers_do_not_depend_on_the_number_or_order_of_workers(small, student,
 def test_a_failed_experiment_stops_its_students_and_nothing_else(small, student, tmp_path, capsys):
     broken = student(lr=1e30)
     fine = small(seed=1)
-    failed = run_sweep([broken, fine], tmp_path / "p", one_worker())
+    failed = run_sweep([broken, fine], tmp_path / "p", one_worker()).failed
     assert "TrainingDiverged" in failed[broken.teacher.experiment.run_id]
     assert failed[broken.run_id] == f"its teacher {broken.teacher.experiment.run_id} failed"
     assert finished(fine, tmp_path / "p")
@@ -54,14 +56,14 @@ def test_a_failed_experiment_stops_its_students_and_nothing_else(small, student,
 def test_finished_experiments_are_not_submitted_again(small, tmp_path, monkeypatch):
     run_sweep([small()], tmp_path / "p", one_worker())
     monkeypatch.setattr(sweep, "run_experiment", lambda *args: pytest.fail("trained again"))
-    assert run_sweep([small()], tmp_path / "p", one_worker()) == {}
+    assert run_sweep([small()], tmp_path / "p", one_worker()) == Outcome()
 
 
 def test_a_run_that_another_profile_has_finished_is_taken_from_there(small, tmp_path, monkeypatch):
     exp = small()
     run_sweep([exp], tmp_path / "first", one_worker())
     monkeypatch.setattr(sweep, "run_experiment", lambda *args: pytest.fail("trained again"))
-    assert run_sweep([exp], tmp_path / "second", one_worker()) == {}
+    assert run_sweep([exp], tmp_path / "second", one_worker()) == Outcome()
     first, second = rows(tmp_path / "first", exp), rows(tmp_path / "second", exp)
     assert set(second["profile"]) == {"second"}
     pd.testing.assert_frame_equal(first.drop(columns="profile"), second.drop(columns="profile"), check_exact=True)

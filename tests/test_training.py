@@ -7,10 +7,11 @@ from conftest import SMALL_VIT
 from torch.nn.utils import prune
 
 from sdd_utils.data import batches, load
+from sdd_utils.errors import TrainingDiverged
 from sdd_utils.experiment import new_network
 from sdd_utils.models import build_model, predict, prunable_layers
 from sdd_utils.seeding import generator
-from sdd_utils.training import TrainingDiverged, distillation_loss, make_optimizer, measure, train_level
+from sdd_utils.training import distillation_loss, make_optimizer, measure, train_level
 
 
 def test_distillation_loss_is_the_papers_formula_written_out():

@@ -1,0 +1,228 @@
+"""The command line: what ``python -m sdd_utils`` and the Makefile call."""
+
+import logging
+import sys
+from pathlib import Path
+
+import click
+import pandas as pd
+
+from sdd_utils import reproduce
+from sdd_utils.config import ConfigError
+from sdd_utils.errors import ResultsMissing, SddError
+from sdd_utils.files import write_csv
+from sdd_utils.inventory import STATES, collect, compare, survey
+from sdd_utils.results import FIGURES, REFERENCE, RUNS, load_levels
+from sdd_utils.stopping import REQUEUE, Outcome, parse_duration
+
+DIFFERENT = 1  # verify: something is damaged or differs from the reference
+REFUSED = 2  # a wrong setting, a damaged file, a full disk, a run that failed
+INTERRUPTED = 130  # the shell's status for Ctrl-C
+
+
+class Duration(click.ParamType):
+    """Seconds, from 90s, 9m, 1h30m or 2d."""
+
+    name = "duration"
+
+    def convert(self, value, param, ctx):
+        """As click wants it."""
+        return parse_duration(value) if isinstance(value, str) else value
+
+
+FOLDER = click.Path(path_type=Path, resolve_path=True)
+
+profile_option = click.option("--profile", default="digits", show_default=True, help="A file of notebooks/profiles.")
+results_option = click.option("--results", type=FOLDER, default=RUNS, help="Instead of results/runs.")
+only_option = click.option("--only", default="", help="Some of the runs, such as method=kd,arch=vit.")
+workers_option = click.option("--workers", type=click.IntRange(min=1), help="Processes; one for each core by default.")
+budget_option = click.option("--time-budget", type=Duration(), help="Train for so long at most: 90s, 9m, 1h30m, 2d.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Sparse double descent, and what prevents it.
+
+    \b
+    Exit status: 0 done; 1 verify found a difference; 2 refused or failed, with
+    the reason; 75 stopped by the time budget or a signal, the same command goes
+    on; 130 stopped by Ctrl-C, likewise.
+
+    \b
+    Examples:
+      python -m sdd_utils run --profile digits --only arch=mlp --time-budget 9m
+      python -m sdd_utils status --profile digits
+      python -m sdd_utils verify --profile digits
+      python -m sdd_utils export --profile digits --only method=kd > kd.csv
+    """
+
+
+@cli.command("run")
+@profile_option
+@only_option
+@workers_option
+@click.option("--device", default="cpu", show_default=True, help="Such as cuda or cuda:1.")
+@budget_option
+@results_option
+def run_command(profile: str, only: str, workers: int, device: str, time_budget: float, results: Path) -> None:
+    """Train what is not finished, and go on with what was interrupted.
+
+    \b
+    Examples:
+      python -m sdd_utils run --profile smoke
+      python -m sdd_utils run --profile digits --only method=kd,arch=vit --workers 1
+      python -m sdd_utils run --profile digits --time-budget 1h30m --results scratch/runs
+    """
+    leave(reproduce.train(profile, workers, results, only, device, time_budget))
+
+
+@cli.command("reproduce")
+@profile_option
+@workers_option
+@budget_option
+@results_option
+def reproduce_command(profile: str, workers: int, time_budget: float, results: Path) -> None:
+    """Train, draw, execute the notebooks, and end with the table of claims."""
+    leave(reproduce.reproduce(profile, workers, results, time_budget))
+
+
+@cli.command("status")
+@profile_option
+@only_option
+@results_option
+def status_command(profile: str, only: str, results: Path) -> None:
+    """Say of every run whether it is done, running, stopped, waiting or damaged."""
+    table = survey(reproduce.experiments_of(profile, only), present(results) / profile)
+    click.echo(table.to_string(index=False, justify="left"))
+    counts = table["state"].value_counts()
+    click.echo(f"\n{len(table)} runs: " + ", ".join(f"{counts[s]} {s}" for s in STATES if s in counts))
+
+
+@cli.command("verify")
+@profile_option
+@only_option
+@results_option
+def verify_command(profile: str, only: str, results: Path) -> None:
+    """Check the files of the finished runs, and compare their curves with the committed reference.
+
+    \b
+    identical   equal in every column but the clock's
+    within      where another seed of the reference would be
+    different   neither
+    """
+    experiments = reproduce.experiments_of(profile, only)
+    states = survey(experiments, present(results) / profile)
+    damaged = states[states["state"] == "damaged"]
+    for run, note in zip(damaged["run_id"], damaged["note"], strict=True):
+        click.echo(f"damaged: {run}: {note}")
+    done = set(states.loc[states["state"] == "done", "run_id"])
+    if not done and damaged.empty:
+        raise ResultsMissing(f"no run of {profile} is finished in {results / profile}; run the profile first")
+    local = collect([exp for exp in experiments if exp.run_id in done], results / profile)
+    beside = compare(local, load_levels("reference", profile)) if done else pd.DataFrame(columns=["verdict"])
+    click.echo(beside.to_string(index=False, justify="left", float_format="%.2f"))
+    counts = beside["verdict"].value_counts()
+    click.echo(f"\n{len(done)} finished runs: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
+    if len(damaged) or "different" in counts:
+        raise SystemExit(DIFFERENT)
+
+
+@cli.command("export")
+@profile_option
+@only_option
+@click.option("--out", type=click.Path(path_type=Path), help="A CSV file; standard output by default.")
+@results_option
+def export_command(profile: str, only: str, out: Path, results: Path) -> None:
+    """Write all levels there are, of unfinished runs as well, as one tidy table."""
+    table = collect(reproduce.experiments_of(profile, only), present(results) / profile)
+    if table.empty:
+        raise ResultsMissing(f"no level of {profile} is trained in {results / profile}; run the profile first")
+    if out and out.exists() and not out.is_file():
+        raise ConfigError(f"out: {out} is not a file that can be replaced")
+    if out:
+        write_csv(out, table)
+        click.echo(f"{out}: {len(table)} levels of {table['run_id'].nunique()} runs")
+    else:
+        click.echo(table.to_csv(index=False, float_format="%.6g"), nl=False)
+
+
+@cli.command("data")
+@click.option("--dataset", required=True, help="digits, cifar10, cifar100, cifar10n or cifar100n.")
+@click.option("--root", type=FOLDER, help="A folder in torchvision's layout; SDD_DATA by default.")
+def data_command(dataset: str, root: Path | None) -> None:
+    """Download a dataset if it is not there, and check every file of it."""
+    from sdd_utils import cifar, datasets
+
+    if dataset not in cifar.NAMES:
+        raise ConfigError(f"dataset: there is no {dataset!r}; known are {', '.join(cifar.NAMES)}")
+    click.echo(cifar.fetch(dataset, root or datasets.DATA))
+
+
+@cli.command("figures")
+def figures_command() -> None:
+    """Draw the figures of all committed reference results again; trains nothing."""
+    from sdd_utils import figures
+
+    for folder in sorted(path.parent for path in REFERENCE.glob("*/levels.csv")):
+        for path in figures.save_all("reference", folder.name, FIGURES / folder.name):
+            click.echo(path.relative_to(FIGURES.parent))
+
+
+@cli.command("choose")
+@profile_option
+def choose_command(profile: str) -> None:
+    """Rank τ and α of a profile's students by validation accuracy (mean over seeds and levels)."""
+    students = reproduce.gather(profile)[1].query("method == 'kd'")
+    keys = ["arch", "noise_rate", "temperature", "alpha"]
+    ranked = students.groupby(keys)["val_acc"].mean().unstack("arch")
+    table = ranked.assign(mean=ranked.mean(axis=1)).sort_values("mean", ascending=False).reset_index()
+    write_csv(REFERENCE / profile / "validation.csv", table)
+    click.echo(table.to_string(index=False))
+
+
+@cli.command("publish")
+@profile_option
+def publish_command(profile: str) -> None:
+    """Make this machine's finished runs the committed reference of their profile."""
+    reproduce.publish_reference(profile)
+
+
+def present(results: Path) -> Path:
+    """The folder of results, which must be there to be looked at."""
+    if not results.is_dir():
+        raise ConfigError(f"results: there is no folder {results}")
+    return results
+
+
+def leave(outcome: Outcome) -> None:
+    """Say what failed or is left, and exit with the status that says the same."""
+    for run, error in outcome.failed.items():
+        click.echo(f"error: {run}: {error}", err=True)
+    if outcome.stopped:
+        click.echo(outcome.stopped, err=True)
+    if outcome.stopped:
+        raise SystemExit(INTERRUPTED if outcome.interrupted else REQUEUE)
+    if outcome.failed:
+        raise SystemExit(REFUSED)
+
+
+def main() -> None:
+    """Run the command line; an error that a person can act on is one line, not a traceback."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help())
+        sys.exit(REFUSED)
+    except click.ClickException as error:
+        click.echo(f"error: {error.format_message()} (--help shows how)", err=True)
+        sys.exit(REFUSED)
+    except SddError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(REFUSED)
+    except OSError as error:
+        click.echo(f"error: {error.filename or 'system'}: {error.strerror or error}", err=True)
+        sys.exit(REFUSED)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("\nStopped at once. Every saved state is safe; the same command goes on from there.", err=True)
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,45 @@
+"""What a person can put right: the command line prints these messages without a traceback and exits with status 2."""
+
+
+class SddError(Exception):
+    """The message says what is wrong, where, and what to do."""
+
+
+class ConfigError(SddError, ValueError):
+    """A setting that cannot be used; the message names the field, the value and what is allowed."""
+
+
+class DataError(SddError, ValueError):
+    """A dataset that is missing or is not what it should be."""
+
+
+class Damaged(SddError, ValueError):
+    """A file that is not what was written."""
+
+
+class ResultsMissing(SddError, FileNotFoundError):
+    """Results that are not there yet; the message says which command makes them."""
+
+
+class TeacherMissing(ResultsMissing):
+    """A student was asked for before its teacher was trained."""
+
+
+class TrainingDiverged(SddError, RuntimeError):
+    """The loss is no longer a number; says at which level, epoch and learning rate."""
+
+
+class NoSpace(SddError, OSError):
+    """The disk is full; says how much is needed and where."""
+
+
+class SweepStopped(SddError, RuntimeError):
+    """A sweep cannot go on in this process; says why and what to do."""
+
+
+class Stopped(Exception):
+    """A run has saved its state and left the rest for later, because it was asked to or its time was up."""
+
+
+class Busy(Exception):
+    """A run is being trained by somebody else."""

@@ -1,0 +1,241 @@
+"""run, status, verify and export, as a person uses them: what they print and how they exit."""
+
+import os
+import shutil
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pandas as pd
+import pytest
+import yaml
+from conftest import SMALL
+
+from sdd_utils.cli import main
+from sdd_utils.errors import Busy, Stopped
+from sdd_utils.experiment import finished, run_experiment
+from sdd_utils.files import is_sealed
+from sdd_utils.locks import claimed
+from sdd_utils.profiles import load_profile
+from sdd_utils.results import LEVEL_COLUMNS, MEASURED_ON_THE_CLOCK
+from sdd_utils.stopping import REQUEUE, Until, parse_duration
+from sdd_utils.sweep import run_sweep
+
+MLP = {key: list(v) if isinstance(v, tuple) else v for key, v in SMALL.items() if key not in ("arch", "noise_rate")}
+ONE = {"seeds": 1, "noise_rates": [0.3]}
+PROFILE = {
+    "profile": "mine",
+    "about": "three seeds",
+    "tour": {"arch": "mlp", "noise_rate": 0.3},
+    "base": {},
+    "architectures": {"mlp": {"settings": MLP | {"levels": 2}, "seeds": 3, "noise_rates": [0.3]}},
+}
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A place with the profile ``mine``; its runs go to ``runs``, its reference is in ``reference``."""
+    monkeypatch.setattr("sdd_utils.profiles.PROFILES", tmp_path / "profiles")
+    monkeypatch.setattr("sdd_utils.profiles.ROOT", tmp_path)
+    monkeypatch.setattr("sdd_utils.results.REFERENCE", tmp_path / "reference")
+    monkeypatch.setattr("sdd_utils.reproduce.local_workers", lambda workers: ThreadPoolExecutor(1))
+    for folder in ("profiles", "runs", "reference/mine"):
+        (tmp_path / folder).mkdir(parents=True)
+    write_profile(tmp_path, PROFILE)
+    return tmp_path
+
+
+def write_profile(home, content):
+    (home / "profiles" / "mine.yaml").write_text(yaml.safe_dump(content))
+
+
+@pytest.fixture
+def command(home, monkeypatch, capsys):
+    """Run a command on ``mine``; gives its exit status and what it printed."""
+
+    def run(name, *options):
+        results = ("--profile", "mine", "--results", str(home / "runs"))
+        monkeypatch.setattr("sys.argv", ["sdd_utils", name, *results, *options])
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """All three runs, finished."""
+    from sdd_utils.config import Experiment
+
+    folder = tmp_path_factory.mktemp("trained") / "mine"
+    for seed in range(3):
+        run_experiment(Experiment.parse(SMALL | {"levels": 2, "seed": seed}), folder)
+    return folder
+
+
+def states(printed):
+    return {line.split()[0].rsplit("-", 2)[-2]: line.split()[1] for line in printed.splitlines() if "digits-" in line}
+
+
+def test_status_names_every_state(home, command, trained):
+    shutil.copytree(trained, home / "runs" / "mine")
+    runs = [home / "runs" / "mine" / exp.run_id for exp in load_profile("mine").experiments()]
+    code, printed = command("status")
+    assert code == 0
+    assert states(printed) == {"s0": "done", "s1": "done", "s2": "done"}
+    assert printed.endswith("3 runs: 3 done\n")
+
+    (runs[0] / "levels.csv").write_text("x")
+    (runs[1] / "SHA256SUMS").unlink()
+    shutil.rmtree(runs[2])
+    printed = command("status")[1]
+    assert states(printed) == {"s0": "damaged", "s1": "stopped", "s2": "waiting"}
+    assert "levels.csv differs from its checksum" in printed
+    assert "3/3" in printed
+    with claimed(runs[2]):
+        assert states(command("status", "--only", "seed=2")[1]) == {"s2": "running"}
+
+
+def test_verify_tells_identical_from_within_and_different(home, command, trained):
+    shutil.copytree(trained, home / "runs" / "mine")
+    reference = home / "reference" / "mine" / "levels.csv"
+    table = pd.concat([pd.read_csv(path) for path in sorted(trained.glob("*/levels.csv"))])
+
+    table.assign(seconds=9.0, energy_kwh=1.0).to_csv(reference, index=False)
+    code, printed = command("verify")
+    assert code == 0
+    assert printed.endswith("3 finished runs: 3 identical\n")
+
+    table.assign(train_loss=table["train_loss"] + 1e-5).to_csv(reference, index=False)
+    code, printed = command("verify")
+    assert code == 0
+    assert printed.endswith("3 finished runs: 3 within\n")
+
+    table.assign(test_acc=table["test_acc"] / 4).to_csv(reference, index=False)
+    code, printed = command("verify")
+    assert code == 1
+    assert printed.endswith("3 finished runs: 3 different\n")
+
+    table.assign(noise_rate=0.4).to_csv(reference, index=False)
+    code, printed = command("verify")
+    assert code == 0
+    assert "3 no reference" in printed
+
+
+def test_verify_names_what_is_damaged(home, command, trained):
+    shutil.copytree(trained, home / "runs" / "mine")
+    pd.concat([pd.read_csv(path) for path in trained.glob("*/levels.csv")]).to_csv(
+        home / "reference" / "mine" / "levels.csv", index=False
+    )
+    run = next((home / "runs" / "mine").glob("*-s1-*"))
+    (run / "weights.csv").unlink()
+    code, printed = command("verify")
+    assert code == 1
+    assert f"damaged: {run.name}: weights.csv is missing" in printed
+    assert "2 identical" in printed
+
+
+def test_export_gives_one_tidy_table_of_what_there_is(home, command, trained):
+    shutil.copytree(trained, home / "runs" / "mine")
+    run = next((home / "runs" / "mine").glob("*-s1-*"))
+    (run / "SHA256SUMS").unlink()  # not finished
+    pd.read_csv(run / "levels.csv")[:2].to_csv(run / "levels.csv", index=False)
+    code, printed = command("export", "--out", str(home / "all.csv"))
+    table = pd.read_csv(home / "all.csv")
+    assert code == 0
+    assert printed == f"{home / 'all.csv'}: 8 levels of 3 runs\n"
+    assert list(table.columns) == LEVEL_COLUMNS
+    assert table.groupby("seed")["level"].count().tolist() == [3, 2, 3]
+    printed = command("export", "--only", "seed=0,seed=2")[1]
+    assert len(printed.splitlines()) == 1 + 6
+
+
+def test_run_stops_in_time_and_goes_on_to_the_same_numbers(home, command):
+    write_profile(home, PROFILE | {"architectures": {"mlp": {"settings": MLP | {"levels": 30, "epochs": 9}} | ONE}})
+    (exp,) = load_profile("mine").experiments()
+    whole = run_experiment(exp, home / "whole" / "mine")
+    budget, codes = 0.5, []
+    while not finished(exp, home / "runs" / "mine"):
+        code, printed = command("run", "--time-budget", f"{budget}s")
+        codes.append(code)
+        if code:
+            assert f"Stopped: the time budget of {budget:g} s is used up. 0/1 runs and " in printed
+            assert "the same command goes on" in printed
+        budget += 0.5  # however slow the machine is, some day it is enough
+    assert codes[:-1] == [REQUEUE] * (len(codes) - 1)
+    assert codes[-1] == 0
+    tables = [
+        pd.read_csv(run / "levels.csv").drop(columns=MEASURED_ON_THE_CLOCK) for run in (whole, runs_of(home, exp))
+    ]
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+def runs_of(home, exp):
+    return home / "runs" / "mine" / exp.run_id
+
+
+@pytest.mark.parametrize(("number", "status"), [("SIGTERM", REQUEUE), ("SIGUSR1", REQUEUE), ("SIGINT", 130)])
+def test_signals_stop_at_the_end_of_an_epoch(home, command, monkeypatch, number, status):
+    from sdd_utils import experiment
+
+    train = experiment.train_level
+
+    def signalled(*args):
+        if args[3] == 1:
+            os.kill(os.getpid(), getattr(signal, number))
+        train(*args)
+
+    monkeypatch.setattr(experiment, "train_level", signalled)
+    code, printed = command("run", "--only", "seed=0")
+    run = runs_of(home, load_profile("mine").experiments()[0])
+    assert code == status
+    assert f"Stopped: {number} received. 0/1 runs and 1/3 levels are done" in printed
+    assert not is_sealed(run)
+    monkeypatch.setattr(experiment, "train_level", train)
+    assert command("run", "--only", "seed=0")[0] == 0
+    assert is_sealed(run)
+
+
+def test_a_run_that_may_not_begin_leaves_everything_as_it_is(small, tmp_path):
+    with pytest.raises(Stopped):
+        run_experiment(small(), tmp_path, until=Until(flag=tmp_path / "gone"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_another_sweep_trains_is_left_to_it(home):
+    first, *others = load_profile("mine").experiments()
+    folder = home / "runs" / "mine"
+    with claimed(folder / first.run_id) as lock:
+        with pytest.raises(Busy):
+            run_experiment(first, folder)
+        outcomes = []
+        sweep = threading.Thread(
+            target=lambda: outcomes.append(run_sweep([first, *others], folder, ThreadPoolExecutor(1)))
+        )
+        sweep.start()
+        while not all(finished(exp, folder) for exp in others):
+            assert sweep.is_alive()
+        assert not finished(first, folder)
+        lock.release()
+        sweep.join()
+    assert outcomes[0].failed == {}
+    assert finished(first, folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("9m", 540), ("1h30m", 5400), ("2d", 172800), ("0.5h", 1800)]
+)
+def test_durations(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+def test_help_has_examples(monkeypatch, capsys):
+    for arguments, example in (([], "status --profile digits"), (["run"], "run --profile digits --only method=kd")):
+        monkeypatch.setattr("sys.argv", ["sdd_utils", *arguments, "--help"])
+        main()
+        assert example in capsys.readouterr().out

@@ -1,0 +1,209 @@
+"""Datasets in torchvision's and CIFAR-N's formats on disk, small and made here, and everything that can be wrong."""
+
+import hashlib
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torchvision.datasets import CIFAR10
+
+from sdd_utils import cifar as cifars
+from sdd_utils import datasets
+from sdd_utils.cifar import HUMAN, Human, cifar, human_labels
+from sdd_utils.cli import main
+from sdd_utils.datasets import DATA, digits
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A folder with a CIFAR-10 of two training batches of ten images and a test batch of ten."""
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    files = []
+    for name in ("data_batch_1", "data_batch_2", "test_batch"):
+        images = rng.integers(0, 256, (10, 3072), dtype=np.uint8)
+        files.append([name, dump(folder / name, {"data": images, "labels": list(range(10))})])
+    meta = {"filename": "batches.meta", "key": "label_names"}
+    meta["md5"] = dump(folder / "batches.meta", {"label_names": list("abcdefghij")})
+
+    class Tiny(CIFAR10):
+        train_list, test_list = files[:2], files[2:]
+
+        def download(self):
+            raise OSError("no network here")
+
+    Tiny.meta = meta
+    monkeypatch.setitem(cifars.CIFAR, "cifar10", Tiny)
+    human(tmp_path, monkeypatch)
+    return tmp_path
+
+
+def dump(path, content):
+    path.write_bytes(pickle.dumps(content))
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def human(root, monkeypatch, **changes):
+    """Write the human labels, and make their checksum the published one."""
+    clean = np.tile(np.arange(10), 2)
+    arrays = {"clean_label": clean, "worse_label": (clean + (clean % 2)) % 10, "aggre_label": clean} | changes
+    (root / "cifar-n").mkdir(exist_ok=True)
+    path = root / "cifar-n" / "CIFAR-10_human.pt"
+    torch.save(arrays, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    made = Human("cifar10", path.name, digest, ("worse_label", "aggre_label"))
+    monkeypatch.setitem(cifars.HUMAN, "cifar10n", made)
+
+
+@pytest.fixture
+def say(root, monkeypatch, capsys):
+    """Run ``data`` and give the one line that it was refused with."""
+
+    def run(dataset):
+        monkeypatch.setattr("sys.argv", ["sdd_utils", "data", "--dataset", dataset, "--root", str(root)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        (line,) = capsys.readouterr().err.splitlines()
+        assert end.value.code == 2
+        return line.removeprefix("error: ")
+
+    return run
+
+
+def test_images_and_labels_come_as_they_are_on_disk(root):
+    train, test = cifar("cifar10", root)
+    raw = pickle.loads((root / "cifar-10-batches-py" / "data_batch_2").read_bytes())
+    assert train.images.shape == (20, 3, 32, 32)
+    assert train.images.dtype == torch.uint8
+    assert torch.equal(train.images[10:].flatten(1), torch.from_numpy(raw["data"]))
+    assert test.labels.tolist() == list(range(10))
+
+
+def test_human_labels_are_in_the_order_of_the_images(root):
+    labels = human_labels("cifar10n", cifar("cifar10", root)[0].labels, 10, root)
+    assert labels.tolist() == [0, 2, 2, 4, 4, 6, 6, 8, 8, 0] * 2
+    assert human_labels("cifar10n", labels * 0 + torch.tensor([*range(10)] * 2), 10, root, "aggre_label")[1] == 1
+
+
+def test_the_command_says_what_is_there(root, monkeypatch, capsys):
+    for name, said in (
+        ("cifar10", "cifar10: 20 training and 10 test images, 10 classes"),
+        ("cifar10n", "cifar10n: 20 training labels, worse_label 50.00% wrong, aggre_label 0.00% wrong"),
+        ("digits", "digits: 1797 images, part of scikit-learn"),
+    ):
+        monkeypatch.setattr("sys.argv", ["sdd_utils", "data", "--dataset", name, "--root", str(root)])
+        main()
+        assert capsys.readouterr().out.strip() == said
+
+
+def spoil(root, name, how):
+    path = root / name
+    content = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-7] if how == "cut" else bytes([content[0] ^ 1]) + content[1:])
+
+
+@pytest.mark.parametrize("how", ["missing", "cut", "changed"])
+@pytest.mark.parametrize("file", ["data_batch_1", "data_batch_2", "test_batch", "batches.meta"])
+def test_a_file_of_cifar_that_is_not_what_was_published(root, say, file, how):
+    spoil(root, f"cifar-10-batches-py/{file}", how)
+    if how == "missing":
+        assert say("cifar10").startswith(
+            "cifar10: cannot be downloaded (no network here); put cifar-10-batches-py into"
+        )
+        with pytest.raises(datasets.DataError, match=f"{file} is missing; make data DATASET=cifar10 downloads it"):
+            cifar("cifar10", root)
+    else:
+        assert say("cifar10").startswith(
+            f"cifar10: {root}/cifar-10-batches-py/{file} is cut or changed: its MD5 sum is"
+        )
+
+
+def test_no_network_and_nothing_there(root, say):
+    (root / "cifar-10-batches-py").rename(root / "elsewhere")
+    said = say("cifar10")
+    assert said == f"cifar10: cannot be downloaded (no network here); put cifar-10-batches-py into {root} by hand"
+
+
+CONTENT = [
+    ({"labels": list(range(9))}, "labels are (19,) torch.int64, not (20,) int64"),
+    ({"labels": [*range(9), 10]}, "label 10 is out of range; there are 10 classes, from 0"),
+    ({"labels": [*range(9), -1]}, "label -1 is out of range; there are 10 classes, from 0"),
+    (
+        {"data": np.zeros((10, 3072))},
+        "images are (20, 3, 32, 32) torch.float64, not (n, channels, height, width) uint8",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), CONTENT)
+def test_content_that_cannot_be_images_and_labels(root, say, change, message):
+    """With the right checksum: as if another dataset were published under the name."""
+    for file in cifars.CIFAR["cifar10"].train_list[: 1 if "labels" in change else 2]:
+        path = root / "cifar-10-batches-py" / file[0]
+        file[1] = dump(path, pickle.loads(path.read_bytes()) | change)
+    assert say("cifar10") == f"cifar10: {root}/cifar-10-batches-py: {message}"
+
+
+@pytest.mark.parametrize("how", ["cut", "changed"])
+def test_human_labels_that_are_not_what_was_published_are_not_opened(root, say, monkeypatch, how):
+    spoil(root, "cifar-n/CIFAR-10_human.pt", how)
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("opened"))
+    said = say("cifar10n")
+    assert said.startswith(f"cifar10n: {root}/cifar-n/CIFAR-10_human.pt is cut or changed: its SHA-256 sum is not ")
+
+
+class Harm:
+    def __reduce__(self):
+        return os.mkdir, ("harm",)
+
+
+def test_human_labels_that_hold_code_do_not_run_it(root, say, monkeypatch):
+    monkeypatch.chdir(root)
+    human(root, monkeypatch, clean_label=Harm())
+    assert say("cifar10n").endswith("holds something else than arrays; it was not opened further")
+    assert not (root / "harm").exists()
+
+
+def test_human_labels_of_other_images(root, say, monkeypatch):
+    human(root, monkeypatch, clean_label=np.arange(20) % 10 + np.eye(1, 20, 3, dtype=int)[0])
+    assert say("cifar10n").endswith("its clean labels are not those of cifar10's training images")
+
+
+def test_human_labels_out_of_range(root, say, monkeypatch):
+    human(root, monkeypatch, worse_label=np.full(20, 10))
+    assert say("cifar10n").endswith("label 10 is out of range; there are 10 classes, from 0")
+
+
+def test_human_labels_by_another_name(root):
+    with pytest.raises(datasets.DataError, match="no labels 'best'; there are worse_label, aggre_label"):
+        human_labels("cifar10n", cifar("cifar10", root)[0].labels, 10, root, "best")
+
+
+def test_unknown_datasets(say):
+    assert say("mnist") == "dataset: there is no 'mnist'; known are digits, cifar10, cifar100, cifar10n, cifar100n"
+
+
+@pytest.mark.parametrize(
+    "change", [lambda d: d.update(images=d.images[:, :7]), lambda d: d.update(images=d.images + 9)]
+)
+def test_digits_that_are_not_scikit_learns(monkeypatch, change):
+    raw = datasets.load_digits()
+    change(raw)
+    monkeypatch.setattr(datasets, "load_digits", lambda: raw)
+    with pytest.raises(datasets.DataError, match=r"digits: images are \(1797, ., 8\), not \(1797, 8, 8\)"):
+        digits()
+
+
+@pytest.mark.skipif(not (DATA / "cifar-100-python").exists(), reason="CIFAR-100 is not on this machine")
+def test_the_real_cifar_100_has_forty_per_cent_wrong_human_labels():
+    train, test = cifar("cifar100")
+    assert (len(train.labels), len(test.labels), train.classes) == (50_000, 10_000, 100)
+    noisy = human_labels("cifar100n", train.labels, 100)
+    assert (noisy != train.labels).float().mean().item() == pytest.approx(0.402, abs=5e-4)
+    assert HUMAN["cifar100n"].labels == ("noisy_label",)

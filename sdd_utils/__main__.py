@@ -1,11 +1,25 @@
-"""``python -m sdd_utils``: the commands are in ``cli``."""
+"""``python -m sdd_utils``: the commands are in ``cli``. Here is what a signal means while no sweep is there to ask."""
 
+import os
+import signal
 import sys
 
+REQUEUE, INTERRUPTED = 75, 130
+
+
+def leave(status: int) -> None:
+    """End at once, without waiting for workers that are still starting; they notice and end too."""
+    print("\nStopped. Everything that was saved is safe; the same command goes on from there.", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda *_: leave(REQUEUE))
     try:
-        from sdd_utils.cli import main  # takes seconds, in which Ctrl-C is no error either
+        from sdd_utils.cli import main  # takes seconds, in which a signal is no error either
 
         main()
     except KeyboardInterrupt:
-        sys.exit("\nStopped at once. Every saved state is safe; the same command goes on from there.")
+        leave(INTERRUPTED)

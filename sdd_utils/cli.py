@@ -223,6 +223,5 @@ def main() -> None:
     except OSError as error:
         click.echo(f"error: {error.filename or 'system'}: {error.strerror or error}", err=True)
         sys.exit(REFUSED)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("\nStopped at once. Every saved state is safe; the same command goes on from there.", err=True)
-        sys.exit(INTERRUPTED)
+    except click.Abort:  # click's word for Ctrl-C
+        raise KeyboardInterrupt from None

@@ -10,6 +10,8 @@ from loky import ProcessPoolExecutor, cpu_count, get_reusable_executor
 
 from sdd_utils.stopping import note_signal
 
+SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+
 
 def local_workers(workers: int | None = None) -> Executor:
     """loky processes, by default one for each core that this process may use; an experiment runs on one thread.
@@ -17,9 +19,13 @@ def local_workers(workers: int | None = None) -> Executor:
     They begin at once to import what they need, which takes seconds in which the sweep does the same.
     """
     number = workers or cpu_count()
-    executor = get_reusable_executor(number, timeout=None, initializer=_start_worker, initargs=(os.getpid(),))
-    for _ in range(number):
-        executor.submit(_warm_up)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a process inherits this, until _start_worker is ready
+    try:
+        executor = get_reusable_executor(number, timeout=None, initializer=_start_worker, initargs=(os.getpid(),))
+        for _ in range(number):
+            executor.submit(_warm_up)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return executor
 
 
@@ -39,6 +45,7 @@ def _start_worker(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the sweep decides what it means
     for number in (signal.SIGTERM, signal.SIGUSR1):  # Slurm sends these to every process of a step
         signal.signal(number, note_signal)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def _warm_up() -> None:

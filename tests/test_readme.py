@@ -14,15 +14,26 @@ ROWS = [("C1", ""), ("C2a", ""), ("C2b", "")] + [(c, t) for c in ("C3", "C4", "C
 @pytest.mark.parametrize(("claim", "teacher"), ROWS)
 def test_the_table_of_claims_shows_the_committed_verdicts(claim, teacher):
     shown = CLAIMS[(CLAIMS["claim"] == claim) & CLAIMS["statement"].str.contains(f"ε = 0.3: .*{teacher}")]
-    digits = 2 if claim == "C5" else 1
-    cells = [
-        f"{row.verdict} {row.measured + 0:.{digits}f} [{row.ci_low:.{digits}f}, {row.ci_high:.{digits}f}]".replace(
-            "-", "−"
-        )
-        for row in shown.itertuples()
-    ]
+    cells = [cell(row, digits=2 if claim == "C5" else 1) for row in shown.itertuples()]
     assert len(cells) == 3
     assert f"| {' | '.join(cells)} |" in README
+
+
+def cell(row, digits=1):
+    text = f"{row.verdict} {row.measured + 0:.{digits}f} [{row.ci_low:.{digits}f}, {row.ci_high:.{digits}f}]"
+    return text.replace("-", "−")
+
+
+@pytest.mark.parametrize("arch", ["MLP", "ResNet-18", "ViT"])
+@pytest.mark.parametrize("rate", ["0.1", "0.3", "0.5"])
+def test_the_table_of_five_seeds_shows_the_committed_verdicts(arch, rate):
+    full = pd.read_csv(REFERENCE / "digits-full" / "claims.csv")
+    mine = full[full["statement"].str.startswith(f"{arch}, ε = {rate}: ")]
+    cells = []
+    for claim, teacher in [("C1", ""), ("C3", "sparse"), ("C3", "dense"), ("C4", "sparse"), ("C4", "dense")]:
+        (row,) = mine[(mine["claim"] == claim) & mine["statement"].str.contains(teacher)].itertuples()
+        cells.append(cell(row))
+    assert f"| {arch}, ε = {rate} | {' | '.join(cells)} |" in README
 
 
 def test_every_profile_is_listed():

@@ -282,8 +282,10 @@ def run(faults: int, bench: Bench, rng: random.Random, bar: tqdm) -> list[dict]:
         if code:
             fault["said"] += said
         rows += [{"part": part, **row} for row in cycle]
-        if harmful := sum(row["lost"] + row["altered"] + row["untidy"] > 0 for row in rows):
-            bar.set_postfix_str(f"{harmful} did harm")
+        for row in cycle:
+            if row["lost"] + row["altered"] + row["untidy"]:
+                counts = f"{row['lost']} lost, {row['altered']} altered, {row['untidy']} untidy"
+                bar.write(f"--- {row['kind']}, {part}, status {row['exit_status']}: {counts}\n{row['said'][-2000:]}")
     return rows
 
 
@@ -337,9 +339,6 @@ def main() -> int:
                 if is_small:
                     subprocess.run(["umount", "-l", str(disk)])
     rows.insert(0, "fault", range(1, len(rows) + 1))
-    bad = rows[(rows[["lost", "altered", "untidy"]] > 0).any(axis=1)]
-    for _, row in bad.iterrows():
-        print(f"--- fault {row['fault']}: {row['kind']}, {row['part']}\n{row['said'][-3000:]}")
     counts = {column: int(rows[column].sum()) for column in ("lost", "altered", "untidy")}
     print(f"{len(rows)} faults injected, seed {given.seed}: " + ", ".join(f"{n} {what}" for what, n in counts.items()))
     if given.record:

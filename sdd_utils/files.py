@@ -95,7 +95,7 @@ def read_csv(path: Path) -> pd.DataFrame:
     """What ``write_csv`` wrote; only an empty field is missing, ``none`` is a word. Raises Damaged."""
     try:
         return pd.read_csv(path, keep_default_na=False, na_values=[""])
-    except (ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are ValueErrors
+    except ValueError as error:  # pandas' parser errors are, and those of decoding
         raise Damaged(f"{path}: is not a CSV table: {' '.join(str(error).split())}") from None
 
 

@@ -155,9 +155,12 @@ def adopt_finished(experiments: list[Experiment], folder: Path) -> None:
         try:
             with claimed(run):
                 repair(run)
-                for path in source.iterdir():
-                    if path.name not in (SUMS, "levels.csv") and not is_aside(path):
-                        write_bytes(run / path.name, path.read_bytes())
+                files = {p.name for p in source.iterdir() if not is_aside(p)} - {SUMS, "levels.csv"}
+                for name in files:
+                    write_bytes(run / name, (source / name).read_bytes())
+                for path in run.glob("level-*.safetensors"):  # of the run as far as it was
+                    if path.name not in files:
+                        path.unlink()
                 levels = pd.read_csv(source / "levels.csv", dtype=str, keep_default_na=False)
                 write_csv(run / "levels.csv", levels.assign(profile=folder.name))
                 seal(run)

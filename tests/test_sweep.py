@@ -67,3 +67,15 @@ def test_a_run_that_another_profile_has_finished_is_taken_from_there(small, tmp_
     first, second = rows(tmp_path / "first", exp), rows(tmp_path / "second", exp)
     assert set(second["profile"]) == {"second"}
     pd.testing.assert_frame_equal(first.drop(columns="profile"), second.drop(columns="profile"), check_exact=True)
+
+
+def test_a_run_half_trained_here_and_finished_elsewhere_is_the_one_from_there(small, tmp_path, monkeypatch):
+    exp = small()
+    run_sweep([exp], tmp_path / "first", one_worker())
+    with monkeypatch.context() as patch:
+        patch.setattr("sdd_utils.experiment.drop_levels", lambda *args: None)
+        run_experiment(exp, tmp_path / "second")
+    (tmp_path / "second" / exp.run_id / "SHA256SUMS").unlink()
+    assert run_sweep([exp], tmp_path / "second", one_worker()) == Outcome()
+    names = [{path.name for path in (tmp_path / part / exp.run_id).iterdir()} for part in ("first", "second")]
+    assert names[0] == names[1]

@@ -5,8 +5,10 @@ import signal
 import threading
 import time
 from concurrent.futures import Executor
+from multiprocessing import resource_tracker as tracker_of_python
 
 from loky import ProcessPoolExecutor, cpu_count, get_reusable_executor
+from loky.backend import resource_tracker as loky_tracker
 
 from sdd_utils.stopping import note_signal
 
@@ -19,6 +21,8 @@ def local_workers(workers: int | None = None) -> Executor:
     They begin at once to import what they need, which takes seconds in which the sweep does the same.
     """
     number = workers or cpu_count()
+    for tracker in (loky_tracker, tracker_of_python):  # to start one of these unblocks what is blocked
+        tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a process inherits this, until _start_worker is ready
     try:
         executor = get_reusable_executor(number, timeout=None, initializer=_start_worker, initargs=(os.getpid(),))

@@ -10,7 +10,7 @@ import pandas as pd
 from sdd_utils import reproduce
 from sdd_utils.config import ConfigError
 from sdd_utils.errors import ResultsMissing, SddError
-from sdd_utils.files import write_csv
+from sdd_utils.files import as_csv, write_csv
 from sdd_utils.inventory import STATES, collect, compare, survey
 from sdd_utils.results import FIGURES, REFERENCE, RUNS, load_levels
 from sdd_utils.stopping import REQUEUE, Outcome, parse_duration
@@ -143,7 +143,7 @@ def export_command(profile: str, only: str, out: Path, results: Path) -> None:
         write_csv(out, table)
         click.echo(f"{out}: {len(table)} levels of {table['run_id'].nunique()} runs")
     else:
-        click.echo(table.to_csv(index=False, float_format="%.6g"), nl=False)
+        click.echo(as_csv(table), nl=False)
 
 
 @cli.command("data")
@@ -200,7 +200,6 @@ def leave(outcome: Outcome) -> None:
         click.echo(f"error: {run}: {error}", err=True)
     if outcome.stopped:
         click.echo(outcome.stopped, err=True)
-    if outcome.stopped:
         raise SystemExit(INTERRUPTED if outcome.interrupted else REQUEUE)
     if outcome.failed:
         raise SystemExit(REFUSED)

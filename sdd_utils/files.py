@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import json
 import logging
 import os
@@ -81,9 +82,14 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def as_csv(table: pd.DataFrame) -> str:
+    """The table as tidy CSV with six significant digits."""
+    return table.to_csv(index=False, float_format="%.6g")
+
+
 def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """A tidy CSV with six significant digits, written atomically."""
-    write_bytes(path, table.to_csv(index=False, float_format="%.6g").encode())
+    """``as_csv``, written atomically."""
+    write_bytes(path, as_csv(table).encode())
 
 
 def write_json(path: Path, value: dict) -> None:
@@ -91,7 +97,7 @@ def write_json(path: Path, value: dict) -> None:
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def read_csv(path: Path) -> pd.DataFrame:
+def read_csv(path: Path | io.StringIO) -> pd.DataFrame:
     """What ``write_csv`` wrote; only an empty field is missing, ``none`` is a word. Raises Damaged."""
     try:
         return pd.read_csv(path, keep_default_na=False, na_values=[""])

@@ -12,7 +12,7 @@ import pandas as pd
 
 from sdd_utils.config import PROFILE_NAME, Experiment
 from sdd_utils.errors import ConfigError, Damaged, ResultsMissing
-from sdd_utils.files import read_csv
+from sdd_utils.files import as_csv, read_csv
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "results" / "runs"
@@ -53,9 +53,7 @@ def levels_table(exp: Experiment, rows: list[dict], profile: str = "") -> pd.Dat
 
 def rounded(table: pd.DataFrame) -> pd.DataFrame:
     """The table as it is read back after it was written."""
-    return pd.read_csv(
-        io.StringIO(table.to_csv(index=False, float_format="%.6g")), keep_default_na=False, na_values=[""]
-    )
+    return read_csv(io.StringIO(as_csv(table)))
 
 
 def load_levels(results: str | Path, profile: str) -> pd.DataFrame:

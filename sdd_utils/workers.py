@@ -21,9 +21,12 @@ def local_workers(workers: int | None = None) -> Executor:
     They begin at once to import what they need, which takes seconds in which the sweep does the same.
     """
     number = workers or cpu_count()
-    for tracker in (loky_tracker, tracker_of_python):  # to start one of these unblocks what is blocked
+    # What is blocked stays blocked in a new process: in a tracker for good (it knows SIGINT and SIGTERM, SIGUSR1 would
+    # end it), in a worker until _start_worker is ready.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    for tracker in (loky_tracker, tracker_of_python):
         tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a process inherits this, until _start_worker is ready
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # again: to start a tracker unblocks SIGINT and SIGTERM here
     try:
         executor = get_reusable_executor(number, timeout=None, initializer=_start_worker, initargs=(os.getpid(),))
         for _ in range(number):

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-REQUEUE, INTERRUPTED = 75, 130
+from sdd_utils.errors import INTERRUPTED, REQUEUE
 
 
 def leave(status: int) -> None:

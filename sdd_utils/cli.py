@@ -9,15 +9,11 @@ import pandas as pd
 
 from sdd_utils import reproduce
 from sdd_utils.config import ConfigError
-from sdd_utils.errors import ResultsMissing, SddError
+from sdd_utils.errors import DIFFERENT, INTERRUPTED, REFUSED, REQUEUE, ResultsMissing, SddError
 from sdd_utils.files import as_csv, write_csv
 from sdd_utils.inventory import STATES, collect, compare, survey
 from sdd_utils.results import FIGURES, REFERENCE, RUNS, load_levels
-from sdd_utils.stopping import REQUEUE, Outcome, parse_duration
-
-DIFFERENT = 1  # verify: something is damaged or differs from the reference
-REFUSED = 2  # a wrong setting, a damaged file, a full disk, a run that failed
-INTERRUPTED = 130  # the shell's status for Ctrl-C
+from sdd_utils.stopping import Outcome, parse_duration
 
 
 class Duration(click.ParamType):
@@ -118,7 +114,7 @@ def verify_command(profile: str, only: str, results: Path) -> None:
     done = set(states.loc[states["state"] == "done", "run_id"])
     if not done and damaged.empty:
         raise ResultsMissing(f"no run of {profile} is finished in {results / profile}; run the profile first")
-    local = collect([exp for exp in experiments if exp.run_id in done], results / profile)
+    local = collect([exp for exp in experiments if exp.run_id in done], results / profile, checked=True)
     beside = compare(local, load_levels("reference", profile)) if done else pd.DataFrame(columns=["verdict"])
     click.echo(beside.to_string(index=False, justify="left", float_format="%.2f"))
     counts = beside["verdict"].value_counts()

@@ -18,9 +18,6 @@ from sdd_utils.errors import ConfigError
 from sdd_utils.files import FULL, no_space
 from sdd_utils.locks import LOCKS
 
-REQUEUE = 75
-"""Exit status when work remains and the same command would go on with it (sysexits' EX_TEMPFAIL)."""
-
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 _asked: list[str] = []  # the signals that this process has received

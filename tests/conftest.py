@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from sdd_utils.config import Experiment
@@ -23,6 +25,16 @@ SMALL_VIT = {
     "lr": 2e-3,
     "weight_decay": 0.03,
 }
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A place with ``profiles`` of its own; sweeps run in a thread of this process."""
+    monkeypatch.setattr("sdd_utils.profiles.PROFILES", tmp_path / "profiles")
+    monkeypatch.setattr("sdd_utils.profiles.ROOT", tmp_path)
+    monkeypatch.setattr("sdd_utils.reproduce.local_workers", lambda workers: ThreadPoolExecutor(1))
+    (tmp_path / "profiles").mkdir()
+    return tmp_path
 
 
 @pytest.fixture

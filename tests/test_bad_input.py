@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
@@ -36,14 +35,10 @@ def profile(arch="mlp", settings=MLP, **plan):
 
 
 @pytest.fixture
-def say(tmp_path, monkeypatch, capsys):
+def say(home, monkeypatch, capsys):
     """Run the command line in an empty place; gives what it printed to stderr, having checked that it was refused."""
-    monkeypatch.setattr("sdd_utils.profiles.PROFILES", tmp_path / "profiles")
-    monkeypatch.setattr("sdd_utils.profiles.ROOT", tmp_path)
-    monkeypatch.setattr("sdd_utils.reproduce.local_workers", lambda workers: ThreadPoolExecutor(1))
-    (tmp_path / "profiles").mkdir()
-    (tmp_path / "runs").mkdir()
-    write_profile(tmp_path, profile())
+    (home / "runs").mkdir()
+    write_profile(home, profile())
 
     def run(*arguments: str) -> str:
         monkeypatch.setattr("sys.argv", ["sdd_utils", *arguments])

@@ -12,13 +12,13 @@ import yaml
 from conftest import SMALL
 
 from sdd_utils.cli import main
-from sdd_utils.errors import Busy, Stopped
+from sdd_utils.errors import INTERRUPTED, REQUEUE, Busy, Stopped
 from sdd_utils.experiment import finished, run_experiment
 from sdd_utils.files import is_sealed
 from sdd_utils.locks import claimed
 from sdd_utils.profiles import load_profile
 from sdd_utils.results import LEVEL_COLUMNS, MEASURED_ON_THE_CLOCK
-from sdd_utils.stopping import REQUEUE, Until, parse_duration
+from sdd_utils.stopping import Until, parse_duration
 from sdd_utils.sweep import run_sweep
 
 MLP = {key: list(v) if isinstance(v, tuple) else v for key, v in SMALL.items() if key not in ("arch", "noise_rate")}
@@ -33,16 +33,13 @@ PROFILE = {
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A place with the profile ``mine``; its runs go to ``runs``, its reference is in ``reference``."""
-    monkeypatch.setattr("sdd_utils.profiles.PROFILES", tmp_path / "profiles")
-    monkeypatch.setattr("sdd_utils.profiles.ROOT", tmp_path)
-    monkeypatch.setattr("sdd_utils.results.REFERENCE", tmp_path / "reference")
-    monkeypatch.setattr("sdd_utils.reproduce.local_workers", lambda workers: ThreadPoolExecutor(1))
-    for folder in ("profiles", "runs", "reference/mine"):
-        (tmp_path / folder).mkdir(parents=True)
-    write_profile(tmp_path, PROFILE)
-    return tmp_path
+def home(home, monkeypatch):
+    """That place with the profile ``mine``; its runs go to ``runs``, its reference is in ``reference``."""
+    monkeypatch.setattr("sdd_utils.results.REFERENCE", home / "reference")
+    for folder in ("runs", "reference/mine"):
+        (home / folder).mkdir(parents=True)
+    write_profile(home, PROFILE)
+    return home
 
 
 def write_profile(home, content):
@@ -179,7 +176,7 @@ def runs_of(home, exp):
     return home / "runs" / "mine" / exp.run_id
 
 
-@pytest.mark.parametrize(("number", "status"), [("SIGTERM", REQUEUE), ("SIGUSR1", REQUEUE), ("SIGINT", 130)])
+@pytest.mark.parametrize(("number", "status"), [("SIGTERM", REQUEUE), ("SIGUSR1", REQUEUE), ("SIGINT", INTERRUPTED)])
 def test_signals_stop_at_the_end_of_an_epoch(home, command, monkeypatch, number, status):
     from sdd_utils import experiment
 

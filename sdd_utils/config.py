@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -16,6 +16,39 @@ from sdd_utils.errors import ConfigError
 
 REGULAR_WEIGHT_DECAY = {"mlp": 1e-4, "resnet18": 1e-4, "vgg_like": 1e-4, "vit": 0.03}
 """The paper's regular λ by architecture (authors' code). The MLP is ours and takes the convolutional value."""
+
+
+class Facts(NamedTuple):
+    """What is known of a dataset without opening it."""
+
+    image_shape: tuple[int, int, int]  # channels, height, width
+    classes: int
+    train: int  # images, validation included
+    test: int
+
+
+DATASETS = {
+    "digits": Facts((1, 8, 8), 10, 1000, 797),  # they come without a split: each seed holds out 797 of 1,797
+    "cifar10": Facts((3, 32, 32), 10, 50_000, 10_000),
+    "cifar100": Facts((3, 32, 32), 100, 50_000, 10_000),
+    "cifar10n": Facts((3, 32, 32), 10, 50_000, 10_000),
+    "cifar100n": Facts((3, 32, 32), 100, 50_000, 10_000),
+}
+
+SAME_SPLIT = ("seed", "dataset", "train_subset", "test_subset", "val_share")
+"""Fields that say which images are for training."""
+
+HUMAN_NOISE = {
+    "cifar10n": {
+        "worse_label": 0.4021,
+        "aggre_label": 0.0901,
+        "random_label1": 0.1723,
+        "random_label2": 0.1812,
+        "random_label3": 0.1764,
+    },
+    "cifar100n": {"noisy_label": 0.4020},
+}
+"""CIFAR-N: the sets of labels that people gave, and the share of each that is wrong (counted by ``make data``)."""
 
 PROFILE_NAME = r"^[a-z0-9][a-z0-9-]*$"
 """Profiles name folders, so a name cannot lead anywhere else."""
@@ -63,10 +96,13 @@ class Experiment(Settings):
 
     # Data. The split, the noise, the initial weights and the batches all follow the seed.
     seed: Annotated[int, Field(ge=0)] = 0
-    dataset: Literal["digits"] = "digits"
+    dataset: Literal[*DATASETS] = "digits"
+    train_subset: Count | None = None  # so many of the training images, validation included; None: all
+    test_subset: Count | None = None  # so many of the test images; None: all
     val_share: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the training images, noisy labels
-    noise_kind: Literal["symmetric"] = "symmetric"
-    noise_rate: Share = 0.0  # ε: share of training labels replaced by another class
+    noise_kind: Literal["symmetric", "human"] = "symmetric"  # human: CIFAR-N's labels
+    human_labels: str | None = None  # which of CIFAR-N's
+    noise_rate: Share = 0.0  # ε: share of wrong training labels; people's must be given as it is
     crop_padding: Annotated[int, Field(ge=0)] = 0  # pixels; 0 = no random crop
     flip: bool = False  # random horizontal flip
 
@@ -78,6 +114,7 @@ class Experiment(Settings):
     # Training of one level
     epochs: Count
     batch_size: Count
+    amp: bool = False  # bfloat16 where autocast allows it; weights and optimiser stay float32
     optimizer: Literal["sgd", "adamw"]
     lr: Positive
     momentum: Share | None = None  # sgd only
@@ -103,6 +140,7 @@ class Experiment(Settings):
             ("milestones", self.optimizer == "sgd", "optimizer is sgd"),
             ("temperature", self.teacher is not None, "there is a teacher"),
             ("alpha", self.teacher is not None, "there is a teacher"),
+            ("human_labels", self.noise_kind == "human", "noise_kind is human"),
         ]
         if self.selection == "test" and (self.teacher is None or self.teacher.rule != "sparse"):
             raise ValueError("selection: test means something only when the teacher is sparse")
@@ -115,9 +153,25 @@ class Experiment(Settings):
             raise ValueError(f"width: {self.width} is not divisible by vit.heads = {self.vit.heads}")
         if self.milestones and list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones: {list(self.milestones)} must increase")
+        for field, there_are in (("train_subset", self.facts.train), ("test_subset", self.facts.test)):
+            if (wanted := getattr(self, field) or 0) > there_are:
+                raise ValueError(f"{field}: {wanted} images are more than the {there_are} of {self.dataset}")
+        self._check_human_labels()
         if self.teacher:
             self._check_teacher(self.teacher.experiment)
         return self
+
+    def _check_human_labels(self) -> None:
+        known = HUMAN_NOISE.get(self.dataset)
+        if (known is not None) != (self.noise_kind == "human"):
+            kind = "human" if known else "symmetric"
+            humans = " and ".join(HUMAN_NOISE)
+            raise ValueError(f"noise_kind: must be {kind} for {self.dataset}; {humans} alone have human labels")
+        if known and self.human_labels not in known:
+            raise ValueError(f"human_labels: {self.dataset} has {', '.join(known)} (got {self.human_labels!r})")
+        if known and self.noise_rate != known[self.human_labels]:
+            rate = known[self.human_labels]
+            raise ValueError(f"noise_rate: must be {rate:g} for {self.human_labels}, the share that people got wrong")
 
     def _check_teacher(self, other: Experiment) -> None:
         if other.teacher:
@@ -125,9 +179,20 @@ class Experiment(Settings):
         if self.teacher.rule == "sparse" and other.levels == 0:
             raise ValueError("teacher.rule: sparse needs a teacher experiment with levels ≥ 1")
         # The teacher has seen its training labels: another split or other noise would leak the student's test images.
-        for field in ("seed", "dataset", "val_share", "noise_kind", "noise_rate"):
+        for field in (*SAME_SPLIT, "noise_kind", "human_labels", "noise_rate"):
             if getattr(self, field) != getattr(other, field):
                 raise ValueError(f"teacher.experiment.{field}: {getattr(other, field)!r} differs from the student's")
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of its dataset."""
+        return DATASETS[self.dataset]
+
+    @property
+    def training_images(self) -> int:
+        """How many images an epoch has: those that are not for validation."""
+        pool = self.train_subset or self.facts.train
+        return pool - round(self.val_share * pool)
 
     @property
     def method(self) -> str:

@@ -8,7 +8,6 @@ from contextlib import suppress
 from functools import cache
 
 import torch
-from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,9 +21,9 @@ COUNTRY = os.environ.get("SDD_COUNTRY", "FRA")
 class FlopCount:
     """FLOPs of one image through an experiment's network, by layer, counted by torch (a multiply-add is two)."""
 
-    def __init__(self, exp: Experiment, image_shape: tuple[int, int, int], classes: int):
-        model = build_model(exp, image_shape, classes)
-        images = torch.zeros(2, *image_shape)  # two, because batch norm refuses to train on one
+    def __init__(self, exp: Experiment):
+        model = build_model(exp)
+        images = torch.zeros(2, *exp.facts.image_shape)  # two, because batch norm refuses to train on one
         layers = prunable_layers(model)
         reached: dict[str, bool] = {}  # whether the gradient goes on to the layer's input: not to the images
         for name, layer in layers.items():
@@ -52,10 +51,10 @@ class FlopCount:
         return self.forward - sum(f * (1 - density[name]) for name, f in self._forward_layers.items())
 
 
-def flop_count(exp: Experiment, images: Tensor, classes: int) -> FlopCount:
-    """The count for an experiment and its images (n, channels, height, width); made once for each network."""
-    only_the_network = {"arch": exp.arch, "width": exp.width, "vit": exp.vit}
-    return _flop_count(Experiment.model_construct(**only_the_network), tuple(images.shape[1:]), classes)
+def flop_count(exp: Experiment) -> FlopCount:
+    """The count for an experiment; made once for each network."""
+    only_the_network = {"arch": exp.arch, "width": exp.width, "vit": exp.vit, "dataset": exp.dataset}
+    return _flop_count(Experiment.model_construct(**only_the_network))
 
 
 _flop_count = cache(FlopCount)

@@ -16,6 +16,7 @@ from sdd_utils.config import Experiment
 from sdd_utils.cost import energy_meter, flop_count
 from sdd_utils.data import Data, load
 from sdd_utils.errors import Damaged, Stopped, TeacherMissing
+from sdd_utils.execution import prepare
 from sdd_utils.files import is_sealed, read_csv, repair, seal, unsound, write_csv, write_json
 from sdd_utils.locks import claimed, hold
 from sdd_utils.models import build_model
@@ -57,8 +58,7 @@ def finished(exp: Experiment, folder: Path) -> bool:
 
 
 def _train_levels(exp: Experiment, run: Path, device: str, until: Until, lock: SoftFileLease) -> None:
-    torch.set_num_threads(1)  # the cores are for other experiments, and sums come out the same wherever this one runs
-    torch.set_flush_denormal(True)  # decayed weights become denormal numbers, which a CPU multiplies very slowly
+    prepare(torch.device(device))
     write_json(run / "config.json", exp.model_dump(mode="json"))
     started = {**provenance(), "device": device, "threads": torch.get_num_threads(), "started": _now()}
 
@@ -82,9 +82,9 @@ def _train_levels(exp: Experiment, run: Path, device: str, until: Until, lock: S
             net.prune(level, exp.prune_share)
             net = retrain_from(net, exp, level, data)
         train_level(net, data, exp, level, teacher, training, after_epoch)
-        row = {"level": level} | measure_level(net, data)
+        row = {"level": level} | measure_level(net, data, exp.amp)
         sitting.end()
-        history.rows.append(row | level_flops(net, data, exp, teacher) | level_cost(history.sittings, level))
+        history.rows.append(row | level_flops(net, exp, teacher) | level_cost(history.sittings, level))
         history.histograms.append(weight_histogram(net))
         training = {}
         save(run, exp, net, history, training)
@@ -159,9 +159,9 @@ def write_tables(run: Path, exp: Experiment, history: History) -> None:
         write_csv(run / "emissions.csv", pd.DataFrame(history.sittings))
 
 
-def measure_level(net: SparseNetwork, data: Data) -> dict:
+def measure_level(net: SparseNetwork, data: Data, amp: bool = False) -> dict:
     """What the network is worth: the measured columns of levels.csv, without the costs."""
-    train, val, test = (measure(net, split) for split in (data.train, data.val, data.test))
+    train, val, test = (measure(net, split, amp) for split in (data.train, data.val, data.test))
     return {
         "sparsity": net.sparsity,
         "remaining_params": net.remaining,
@@ -189,20 +189,20 @@ def weight_histogram(net: SparseNetwork) -> list[int]:
     return torch.histc(net.survivors().cpu().clamp(-limit, limit), WEIGHT_BINS, -limit, limit).long().tolist()
 
 
-def level_flops(net: SparseNetwork, data: Data, exp: Experiment, teacher: SparseNetwork | None) -> dict[str, float]:
+def level_flops(net: SparseNetwork, exp: Experiment, teacher: SparseNetwork | None) -> dict[str, float]:
     """Training FLOPs of a level, teacher included: dense, and counting surviving weights only."""
-    count, images = flop_count(exp, data.train.images, data.classes), len(data.train) * exp.epochs
+    count, images = flop_count(exp), exp.training_images * exp.epochs
     dense, sparse = images * count.step, images * count.training(net.layer_density())
     if teacher:
-        count = flop_count(exp.teacher.experiment, data.train.images, data.classes)
-        images = images if exp.augmented else len(data.train)  # see training.train_level
+        count = flop_count(exp.teacher.experiment)
+        images = images if exp.augmented else exp.training_images  # see training.training_step
         dense, sparse = dense + images * count.forward, sparse + images * count.inference(teacher.layer_density())
     return {"train_flops": dense, "train_flops_sparse": sparse}
 
 
 def new_network(exp: Experiment, data: Data, draw: int = 0) -> SparseNetwork:
     """The experiment's dense network at initialisation, on the data's device."""
-    model = build_model(exp, tuple(data.train.images.shape[1:]), data.classes, draw)
+    model = build_model(exp, draw)
     return SparseNetwork(model.to(data.train.images.device))
 
 

@@ -5,7 +5,6 @@ Both take seconds to import, which every worker of every sweep would wait for, s
 
 import torch
 import torch.nn as nn
-from torch import Tensor
 
 from sdd_utils.config import Experiment
 from sdd_utils.seeding import derive
@@ -63,12 +62,12 @@ class VGGLike(nn.Sequential):
         super().__init__(*layers, nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(planes * 49, classes))
 
 
-def build_model(exp: Experiment, image_shape: tuple[int, int, int], classes: int, draw: int = 0) -> nn.Module:
+def build_model(exp: Experiment, draw: int = 0) -> nn.Module:
     """The experiment's network, initialised from its seed (and the number of the draw) alone, on the CPU.
 
-    ``image_shape`` is (channels, height, width). Maps images (n, *image_shape) to logits (n, classes), float32.
+    Maps images (n, channels, height, width) of its dataset to logits (n, classes), float32.
     """
-    channels, height, width = image_shape
+    (channels, height, width), classes = exp.facts.image_shape, exp.facts.classes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(exp.seed, "init", draw))
         if exp.arch == "mlp":
@@ -77,18 +76,18 @@ def build_model(exp: Experiment, image_shape: tuple[int, int, int], classes: int
             return ResNet18(channels, exp.width, classes)
         if exp.arch == "vgg_like":
             return VGGLike(channels, exp.width, classes)
-        return _vision_transformer(exp, image_shape, classes)
+        return _vision_transformer(exp)
 
 
-def _vision_transformer(exp: Experiment, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+def _vision_transformer(exp: Experiment) -> nn.Module:
     """As in the authors' code: class token, no bias in q, k, v; only Linear weights are pruned."""
     from timm.models.vision_transformer import VisionTransformer
 
     model = VisionTransformer(
-        img_size=image_shape[1:],
+        img_size=exp.facts.image_shape[1:],
         patch_size=exp.vit.patch,
-        in_chans=image_shape[0],
-        num_classes=classes,
+        in_chans=exp.facts.image_shape[0],
+        num_classes=exp.facts.classes,
         embed_dim=exp.width,
         depth=exp.vit.depth,
         num_heads=exp.vit.heads,
@@ -105,10 +104,3 @@ def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Layers whose weight is pruned, by name: Conv2d and Linear, or what the model's ``prunable`` says."""
     kinds = getattr(model, "prunable", (nn.Conv2d, nn.Linear))
     return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
-
-
-def predict(model: nn.Module, images: Tensor, batch_size: int = 1000) -> Tensor:
-    """Logits (n, classes) in evaluation mode, without gradients."""
-    model.eval()
-    with torch.no_grad():  # not inference_mode: a student differentiates through a loss that holds these
-        return torch.cat([model(batch) for batch in images.split(batch_size)])

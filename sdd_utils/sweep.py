@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from sdd_utils.config import Experiment
 from sdd_utils.cost import flop_count
-from sdd_utils.data import Data, load
+from sdd_utils.data import check_data
 from sdd_utils.errors import Busy, ConfigError, NoSpace, Stopped, SweepStopped
 from sdd_utils.experiment import finished, run_experiment
 from sdd_utils.files import SUMS, is_aside, is_sealed, make_folder, repair, seal, unsound, write_bytes, write_csv
@@ -38,10 +38,11 @@ def run_sweep(
     process: another back end plugs in here. A failed experiment stops its own students and nothing else. After
     ``seconds``, and on Ctrl-C, SIGTERM or SIGUSR1, all runs save their state at the end of the epoch and the sweep
     returns. Runs that another sweep is training are left to it. Raises SweepStopped when a worker died, NoSpace when
-    the disk is full, ConfigError when ``folder`` cannot be written.
+    the disk is full, ConfigError when ``folder`` cannot be written, DataError when a dataset is missing or damaged.
     """
     flag = flag_of_this_sweep(folder)
     until = Until(time.time() + seconds if seconds else float("inf"), flag)
+    check_data(experiments)
     make_folder(folder)
     with stop_on_signals(flag) as received:
         outcome = Sweep(experiments, folder, executor, device, until).run()
@@ -198,8 +199,7 @@ class Progress:
         self.tables = {e.run_id: folder / e.run_id / "levels.csv" for e in experiments}
         self.levels = {e.run_id: e.levels + 1 for e in experiments}
         self.done = dict.fromkeys(self.tables, 0)
-        datasets = {e.dataset: load(e) for e in experiments}
-        self.flops = {e.run_id: _level_flops(e, datasets[e.dataset]) for e in experiments}
+        self.flops = {e.run_id: _level_flops(e) for e in experiments}
         total = sum(self.flops[run] * self.levels[run] for run in self.flops)
         self.bar = tqdm(total=total, bar_format="{percentage:3.0f}% {bar} {elapsed}, {remaining} left{postfix}")
         self.interval = 0.0 if sys.stderr.isatty() else LOG_SECONDS
@@ -235,6 +235,6 @@ class Progress:
         return f"{sum(self.done.values())}/{sum(self.levels.values())}"
 
 
-def _level_flops(exp: Experiment, data: Data) -> float:
+def _level_flops(exp: Experiment) -> float:
     """Dense training FLOPs of one level, without a teacher."""
-    return flop_count(exp, data.train.images, data.classes).step * len(data.train) * exp.epochs
+    return flop_count(exp).step * exp.training_images * exp.epochs

@@ -61,6 +61,7 @@ def mine(tmp_path, *more):
     return ("run", "--profile", "mine", "--results", str(tmp_path / "runs"), *more)
 
 
+HUMAN = {"dataset": "cifar10n", "noise_kind": "human", "human_labels": "worse_label"}
 SETTINGS = [
     ({"epochs": 0}, "epochs: input should be greater than or equal to 1 (got 0)"),
     ({"epochs": 2.5}, "epochs: input should be a valid integer, got a number with a fractional part (got 2.5)"),
@@ -83,8 +84,8 @@ SETTINGS = [
     ({"milestones": [0]}, "milestones.0: input should be greater than 0 (got 0)"),
     ({"optimizer": "adam"}, "optimizer: input should be 'sgd' or 'adamw' (got 'adam')"),
     ({"optimizer": "adamw"}, "momentum: given, but it means something only when optimizer is sgd"),
-    ({"dataset": "mnist"}, "dataset: input should be 'digits' (got 'mnist')"),
-    ({"noise_kind": "pairflip"}, "noise_kind: input should be 'symmetric' (got 'pairflip')"),
+    ({"dataset": "mnist"}, "dataset: input should be 'digits', 'cifar10', 'cifar100', 'cifar10n' or 'cifar100n' (got"),
+    ({"noise_kind": "pairflip"}, "noise_kind: input should be 'symmetric' or 'human' (got 'pairflip')"),
     ({"retrain": "finetune"}, "retrain: input should be 'lr', 'init' or 'random' (got 'finetune')"),
     ({"crop_padding": -1}, "crop_padding: input should be greater than or equal to 0 (got -1)"),
     ({"flip": "maybe"}, "flip: input should be a valid boolean, unable to interpret input (got 'maybe')"),
@@ -93,7 +94,16 @@ SETTINGS = [
     ({"vit": {}}, "vit: given, but it means something only when arch is vit"),
     ({"temperature": 4}, "temperature: given, but it means something only when there is a teacher"),
     ({"alpha": 0.5}, "alpha: given, but it means something only when there is a teacher"),
-    ({"learning_rate": 0.1}, "learning_rate: unknown field; the fields are seed, dataset, val_share"),
+    ({"dataset": "cifar10n"}, "noise_kind: must be human for cifar10n; cifar10n and cifar100n alone have human labels"),
+    ({"noise_kind": "human"}, "human_labels: missing; it must be given when noise_kind is human"),
+    ({"human_labels": "worse_label"}, "human_labels: given, but it means something only when noise_kind is human"),
+    (HUMAN | {"dataset": "digits"}, "noise_kind: must be symmetric for digits"),
+    (HUMAN | {"human_labels": "best"}, "human_labels: cifar10n has worse_label, aggre_label, random_label1"),
+    (HUMAN, "noise_rate: must be 0.4021 for worse_label, the share that people got wrong"),
+    ({"train_subset": 1001}, "train_subset: 1001 images are more than the 1000 of digits"),
+    ({"test_subset": 0}, "test_subset: input should be greater than or equal to 1 (got 0)"),
+    ({"amp": "bf16"}, "amp: input should be a valid boolean"),
+    ({"learning_rate": 0.1}, "learning_rate: unknown field; the fields are seed, dataset, train_subset"),
 ]
 
 

@@ -9,9 +9,12 @@ TEACHER = {"rule": "dense", "experiment": SMALL}
 WRONG = [
     ({"noise_rate": 1.0}, "noise_rate: input should be less than 1 (got 1.0)"),
     ({"noise_rate": -0.1}, "noise_rate: input should be greater than or equal to 0 (got -0.1)"),
-    ({"noise_kind": "human"}, "noise_kind: input should be 'symmetric' (got 'human')"),
+    ({"noise_kind": "human"}, "human_labels: missing; it must be given when noise_kind is human"),
     ({"arch": "resnet19"}, "arch: input should be 'mlp', 'resnet18', 'vit' or 'vgg_like' (got 'resnet19')"),
-    ({"dataset": "mnist"}, "dataset: input should be 'digits' (got 'mnist')"),
+    (
+        {"dataset": "mnist"},
+        "dataset: input should be 'digits', 'cifar10', 'cifar100', 'cifar10n' or 'cifar100n' (got 'mnist')",
+    ),
     ({"prune_share": 1}, "prune_share: input should be less than 1 (got 1)"),
     ({"prune_share": 0}, "prune_share: input should be greater than 0 (got 0)"),
     ({"val_share": 0}, "val_share: input should be greater than 0 (got 0)"),

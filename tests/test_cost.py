@@ -7,21 +7,17 @@ from sdd_utils.data import load
 from sdd_utils.experiment import level_flops, new_network
 
 
-def count(exp):
-    return flop_count(exp, torch.zeros(1, 1, 8, 8), 10)
-
-
 def test_flops_of_an_mlp_are_those_counted_by_hand(small):
     # Width 16: 64·16, 16·16 and 16·10 weights, two FLOPs each forward; backward the same again for the weights' and
     # for the inputs' gradients, but none for the images.
     first, rest = 2 * 64 * 16, 2 * (16 * 16 + 16 * 10)
-    assert count(small()).forward == first + rest
-    assert count(small()).step == 2 * first + 3 * rest
+    assert flop_count(small()).forward == first + rest
+    assert flop_count(small()).step == 2 * first + 3 * rest
 
 
 def test_flops_of_a_convolution_are_those_counted_by_hand(small):
     # ResNet-18's stem at width 4: 3×3 kernels, one channel to four, on 8×8 pixels. Backward adds the weights' gradient.
-    flops = count(small(arch="resnet18", width=4))
+    flops = flop_count(small(arch="resnet18", width=4))
     stem = 2 * 8 * 8 * 4 * 9
     empty_stem = {name: float(name != "0") for name in flops._step_layers}
     assert flops.forward - flops.inference(empty_stem) == stem
@@ -30,14 +26,14 @@ def test_flops_of_a_convolution_are_those_counted_by_hand(small):
 
 def test_attention_is_counted(small):
     # Depth 1, width 16, five tokens: the two products of attention are 2·5·5·16 each; forward only.
-    flops = count(small(SMALL_VIT))
+    flops = flop_count(small(SMALL_VIT))
     nothing_left = dict.fromkeys(flops._forward_layers, 0.0)
     patches = 2 * 4 * 16 * 16  # the convolution that embeds four patches of 16 pixels; it is not pruned
     assert flops.inference(nothing_left) == patches + 2 * 2 * 5 * 5 * 16
 
 
 def test_sparse_flops_scale_with_the_surviving_weights(small):
-    flops = count(small())
+    flops = flop_count(small())
     half = dict.fromkeys(flops._step_layers, 0.5)
     assert flops.training(half) == flops.step / 2
     assert flops.training(dict.fromkeys(half, 1.0)) == flops.step
@@ -45,7 +41,7 @@ def test_sparse_flops_scale_with_the_surviving_weights(small):
 
 @pytest.mark.parametrize("arch", ["mlp", "resnet18", "vgg_like"])
 def test_without_weights_nothing_is_left_to_compute(small, arch):
-    flops = count(small(arch=arch, width=4))
+    flops = flop_count(small(arch=arch, width=4))
     nothing_left = dict.fromkeys(flops._step_layers, 0.0)
     assert flops.training(nothing_left) == 0
     assert flops.inference(nothing_left) == 0
@@ -56,11 +52,11 @@ def test_a_distilled_level_counts_its_teachers_passes(small, student):
     data = load(plain)
     net, teacher = new_network(plain, data), new_network(plain, data)
     teacher.prune(1, 0.5)
-    alone, together = level_flops(net, data, plain, None), level_flops(net, data, taught, teacher)
-    forward = count(plain).forward
+    alone, together = level_flops(net, plain, None), level_flops(net, taught, teacher)
+    forward = flop_count(plain).forward
     assert together["train_flops"] - alone["train_flops"] == 800 * forward  # one pass serves all epochs
     assert together["train_flops_sparse"] - alone["train_flops_sparse"] == pytest.approx(400 * forward, rel=0.2)
-    augmented = level_flops(net, data, student(crop_padding=1), teacher)
+    augmented = level_flops(net, student(crop_padding=1), teacher)
     assert augmented["train_flops"] - alone["train_flops"] == 2 * 800 * forward
 
 

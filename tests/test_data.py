@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from sdd_utils.data import augment, batches, load, symmetric_noise
+from sdd_utils.data import Normalise, Split, augmented, batches, load, pad, symmetric_noise
 from sdd_utils.seeding import generator
 
 
@@ -50,7 +51,9 @@ def test_methods_of_one_seed_see_the_same_data(small, student):
 
 
 def test_training_images_are_normalised(small):
-    images = load(small()).train.images
+    train = load(small()).train
+    images = train.normalise(train.images)
+    assert train.images.dtype == torch.uint8
     assert abs(images.mean().item()) < 1e-5
     assert abs(images.std().item() - 1) < 1e-5
 
@@ -58,23 +61,58 @@ def test_training_images_are_normalised(small):
 def test_an_epoch_holds_every_example_once_in_a_new_order(small):
     exp, rng = small(batch_size=300), generator(0)
     split = load(exp).train
-    first, second = (torch.cat([index for _, index in batches(split, exp, rng)]) for _ in range(2))
+    first, second = (torch.cat([batch.index for batch in batches(split, exp, rng)]) for _ in range(2))
     assert first.sort().values.tolist() == list(range(800))
     assert not torch.equal(first, second)
 
 
-def test_crop_shifts_each_image_as_a_whole_within_the_padding():
-    images = torch.arange(1.0, 17.0).reshape(1, 1, 4, 4).repeat(200, 1, 1, 1)
-    cropped = augment(images, 1, False, generator(0))
-    padded = torch.nn.functional.pad(images[0, 0], [1] * 4)
-    windows = [padded[i : i + 4, j : j + 4] for i in range(3) for j in range(3)]
-    seen = [next(k for k, w in enumerate(windows) if torch.equal(w, image[0])) for image in cropped]
-    assert set(seen) == set(range(9))
+@pytest.fixture
+def epoch(small):
+    """One epoch of 4,000 copies of a 2×4×4 image, augmented as given, and the image."""
+
+    def run(**augmentation):
+        image = torch.arange(1, 33, dtype=torch.uint8).reshape(2, 4, 4)
+        copies, labels = image.expand(4000, -1, -1, -1), torch.zeros(4000, dtype=torch.int64)
+        exp = small(batch_size=300, **augmentation)
+        split = Split(copies, labels, labels, Normalise(1, torch.tensor(0), torch.tensor(1)))
+        padded = pad(copies, exp.crop_padding)
+        drawn = [augmented(padded, batch, exp.crop_padding) for batch in batches(split, exp, generator(0))]
+        return torch.cat(drawn), image
+
+    return run
 
 
-def test_flip_mirrors_about_half_of_the_images():
-    images = torch.arange(16.0).reshape(1, 1, 4, 4).repeat(1000, 1, 1, 1)
-    flipped = augment(images, 0, True, generator(0))
-    mirrored = (flipped == images.flip(3)).flatten(1).all(1)
-    assert ((flipped == images).flatten(1).all(1) | mirrored).all()
-    assert 420 < int(mirrored.sum()) < 580  # five standard deviations
+def test_crops_are_whole_windows_of_the_padded_image_each_as_often(epoch):
+    images, image = epoch(crop_padding=1)
+    padded = torch.nn.functional.pad(image, [1] * 4)
+    windows = [padded[:, i : i + 4, j : j + 4] for i in range(3) for j in range(3)]
+    counts = [int((images == window).flatten(1).all(1).sum()) for window in windows]
+    assert sum(counts) == 4000
+    assert max(abs(count - 4000 / 9) for count in counts) < 100  # five standard deviations of a binomial
+
+
+def test_flip_mirrors_about_half_of_the_images(epoch):
+    images, image = epoch(flip=True)
+    plain, mirrored = ((images == one).flatten(1).all(1).sum().item() for one in (image, image.flip(2)))
+    assert plain + mirrored == 4000
+    assert abs(plain - 2000) < 160  # five standard deviations
+
+
+def test_crop_and_flip_are_drawn_independently(epoch):
+    images, image = epoch(crop_padding=1, flip=True)
+    padded = torch.nn.functional.pad(image, [1] * 4)
+    windows = [padded[:, i : i + 4, j : j + 4] for i in range(3) for j in range(3)]
+    counts = [int((images == w).flatten(1).all(1).sum()) for one in windows for w in (one, one.flip(2))]
+    assert sum(counts) == 4000
+    assert max(abs(count - 4000 / 18) for count in counts) < 75
+
+
+def test_augmentation_equals_torchvisions_on_the_same_image(epoch):
+    """Every image that torchvision's RandomCrop and RandomHorizontalFlip can give is among ours, and no other."""
+    from torchvision.transforms import v2
+
+    images, image = epoch(crop_padding=1, flip=True)
+    theirs = v2.Compose([v2.RandomCrop(4, padding=1), v2.RandomHorizontalFlip()])
+    torch.manual_seed(0)
+    expected = {theirs(image).numpy().tobytes() for _ in range(1000)}
+    assert {one.numpy().tobytes() for one in images} == expected

@@ -10,9 +10,10 @@ import torch
 from torchvision.datasets import CIFAR10
 
 from sdd_utils import cifar as cifars
-from sdd_utils import datasets
+from sdd_utils import config, datasets
 from sdd_utils.cifar import HUMAN, Human, cifar, human_labels
 from sdd_utils.cli import main
+from sdd_utils.data import load
 from sdd_utils.datasets import DATA, digits
 
 
@@ -37,6 +38,9 @@ def root(tmp_path, monkeypatch):
 
     Tiny.meta = meta
     monkeypatch.setitem(cifars.CIFAR, "cifar10", Tiny)
+    for name in ("cifar10", "cifar10n"):
+        monkeypatch.setitem(config.DATASETS, name, config.DATASETS[name]._replace(train=20, test=10))
+    monkeypatch.setattr(datasets, "DATA", tmp_path)
     human(tmp_path, monkeypatch)
     return tmp_path
 
@@ -86,6 +90,34 @@ def test_human_labels_are_in_the_order_of_the_images(root):
     labels = human_labels("cifar10n", cifar("cifar10", root)[0].labels, 10, root)
     assert labels.tolist() == [0, 2, 2, 4, 4, 6, 6, 8, 8, 0] * 2
     assert human_labels("cifar10n", labels * 0 + torch.tensor([*range(10)] * 2), 10, root, "aggre_label")[1] == 1
+
+
+def test_an_experiment_takes_its_share_of_the_images_and_leaves_the_test_set_alone(root, small):
+    data = load(small(dataset="cifar10", noise_rate=0.25))
+    everything = torch.cat([data.train.images, data.val.images]).flatten(1)
+    assert sorted(everything.tolist()) == sorted(cifar("cifar10", root)[0].images.flatten(1).tolist())
+    assert [len(part) for part in (data.train, data.val, data.test)] == [16, 4, 10]
+    assert [int(part.corrupted.sum()) for part in (data.train, data.val, data.test)] == [4, 1, 0]
+    black = torch.zeros(1, 3, 1, 1, dtype=torch.uint8)
+    assert data.train.normalise(black).flatten().tolist() == pytest.approx(
+        [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]
+    )
+
+
+def test_a_subset_follows_the_seed(root, small):
+    exp = small(dataset="cifar10", train_subset=10, test_subset=4)
+    data, same, other = load(exp), load(exp), load(exp.model_copy(update={"seed": 1}))
+    assert [len(part) for part in (data.train, data.val, data.test)] == [8, 2, 4]
+    assert torch.equal(data.train.images, same.train.images)
+    assert not torch.equal(data.train.images, other.train.images)
+
+
+def test_an_experiment_on_human_labels_trains_on_what_people_said(root, small):
+    exp = small(dataset="cifar10n", noise_kind="human", human_labels="worse_label", noise_rate=0.4021)
+    data = load(exp)
+    for part in (data.train, data.val):
+        assert torch.equal(part.labels, (part.clean + part.clean % 2) % 10)
+    assert not data.test.corrupted.any()
 
 
 def test_the_command_says_what_is_there(root, monkeypatch, capsys):

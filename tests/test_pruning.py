@@ -6,9 +6,9 @@ from torch.nn.utils import prune
 
 from sdd_utils.data import load
 from sdd_utils.experiment import new_network
-from sdd_utils.models import build_model, predict
+from sdd_utils.models import build_model
 from sdd_utils.pruning import SparseNetwork
-from sdd_utils.training import make_optimizer
+from sdd_utils.training import make_optimizer, predict
 
 
 @pytest.fixture(params=["mlp", "resnet18", "vgg_like", "vit"])
@@ -30,8 +30,8 @@ def test_sparsity_follows_the_formula_to_one_weight(exp):
 def test_a_level_removes_what_torchs_own_global_pruning_removes(exp):
     net = new_network(exp, load(exp))
     net.prune(1, 0.2)
-    model = build_model(exp, (1, 8, 8), 10)
-    ours = SparseNetwork(build_model(exp, (1, 8, 8), 10))
+    model = build_model(exp)
+    ours = SparseNetwork(build_model(exp))
     layers = [dict(model.named_modules())[name] for name in ours.layers]
     prune.global_unstructured([(layer, "weight") for layer in layers], prune.L1Unstructured, amount=0.2)
     assert torch.equal(net.mask, torch.cat([layer.weight_mask.flatten() for layer in layers]))
@@ -64,7 +64,7 @@ def test_a_pruned_weight_is_exactly_zero_after_every_step(exp, settings):
     exp = exp.model_copy(update=settings)
     net = new_network(exp, data)
     optimizer, _ = make_optimizer(net, exp)
-    images, labels = data.train.images[:50], data.train.labels[:50]
+    images, labels = data.train.normalise(data.train.images[:50]), data.train.labels[:50]
     for step in range(6):
         if step in (2, 4):  # prune in the middle, when the momentum of the pruned weights is not zero
             net.prune(step, 0.5)
@@ -86,26 +86,26 @@ def test_the_models_parameters_are_views_of_the_vector(exp):
 
 def test_flattening_does_not_change_the_function(exp):
     data = load(exp)
-    plain = build_model(exp, (1, 8, 8), 10)
-    expected = predict(plain, data.test.images)
-    assert torch.equal(predict(new_network(exp, data).model, data.test.images), expected)
+    plain = build_model(exp)
+    expected = predict(plain, data.test)
+    assert torch.equal(predict(new_network(exp, data).model, data.test), expected)
 
 
 def test_a_saved_state_restores_weights_mask_and_statistics(exp):
     data = load(exp)
     net, other = new_network(exp, data), new_network(exp.model_copy(update={"seed": 5}), data)
     net.model.train()
-    net.model(data.train.images)  # moves the batch-norm statistics
+    net.model(data.train.normalise(data.train.images))  # moves the batch-norm statistics
     net.prune(3, 0.2)
     other.load_state(net.state())
     assert torch.equal(other.mask, net.mask)
-    assert torch.equal(predict(other.model, data.test.images), predict(net.model, data.test.images))
+    assert torch.equal(predict(other.model, data.test), predict(net.model, data.test))
 
 
 def test_only_linear_layers_of_a_vit_are_pruned_and_convolutions_elsewhere_too(small):
-    vit = SparseNetwork(build_model(small(SMALL_VIT), (1, 8, 8), 10))
+    vit = SparseNetwork(build_model(small(SMALL_VIT)))
     assert {type(layer) for layer in vit.layers.values()} == {nn.Linear}
-    resnet = SparseNetwork(build_model(small(arch="resnet18", width=4), (1, 8, 8), 10))
+    resnet = SparseNetwork(build_model(small(arch="resnet18", width=4)))
     assert {type(layer) for layer in resnet.layers.values()} == {nn.Conv2d, nn.Linear}
 
 
@@ -113,12 +113,12 @@ def test_parameter_counts_at_the_papers_size(small):
     # ResNet-18, 3×3 stem, width 64, 10 classes. Convolutions: stem 3·64·9 = 1,728; stage 1: 4·64²·9 = 147,456; stages
     # 2 to 4, with c the width before: 9·(c·2c + 3·(2c)²) + c·2c = 128c², times 64² + 128² + 256² = 86,016 → 11,010,048.
     # Linear 5,120 + 10 biases. Batch norm: 2·(64 + 4·64 + 5·(128 + 256 + 512)) = 9,600.
-    resnet = SparseNetwork(build_model(small(arch="resnet18", width=64), (3, 32, 32), 10))
+    resnet = SparseNetwork(build_model(small(arch="resnet18", width=64, dataset="cifar10")))
     assert len(resnet.mask) == 1_728 + 147_456 + 11_010_048 + 5_120
     assert len(resnet.vector) == len(resnet.mask) + 10 + 9_600
     # ViT. A block: qkv 3·512², projection 512², MLP 2·512², together 1,572,864 weights, and biases 512 + 512 + 512,
     # norms 4·512. Patches 3·16·512 + 512, class token 512, 65 positions of 512, final norm 1,024, head 5,120 + 10.
     shape = {"patch": 4, "depth": 6, "heads": 8, "mlp_width": 512}
-    vit = SparseNetwork(build_model(small(SMALL_VIT, width=512, vit=shape), (3, 32, 32), 10))
+    vit = SparseNetwork(build_model(small(SMALL_VIT, width=512, vit=shape, dataset="cifar10")))
     assert len(vit.mask) == 6 * 1_572_864 + 5_120
     assert len(vit.vector) == len(vit.mask) + 6 * 7 * 512 + 24_576 + 512 + 512 + 65 * 512 + 1_024 + 10

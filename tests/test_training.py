@@ -9,9 +9,9 @@ from torch.nn.utils import prune
 from sdd_utils.data import batches, load
 from sdd_utils.errors import TrainingDiverged
 from sdd_utils.experiment import new_network
-from sdd_utils.models import build_model, predict, prunable_layers
+from sdd_utils.models import build_model, prunable_layers
 from sdd_utils.seeding import generator
-from sdd_utils.training import distillation_loss, make_optimizer, measure, train_level
+from sdd_utils.training import distillation_loss, make_optimizer, measure, predict, train_level
 
 
 def test_distillation_loss_is_the_papers_formula_written_out():
@@ -47,7 +47,7 @@ def test_a_level_equals_the_conventional_loop_with_torchs_pruning(small, setting
     net.prune(3, 0.2)
     train_level(net, data, exp, 3, None)
 
-    model = build_model(exp, (1, 8, 8), 10)
+    model = build_model(exp)
     for layer, mask in zip(prunable_layers(model).values(), net.mask.split(net.sizes), strict=True):
         prune.custom_from_mask(layer, "weight", mask.view_as(layer.weight))
     rng, milestone = generator(exp.seed, "batches", 3), 1
@@ -60,11 +60,12 @@ def test_a_level_equals_the_conventional_loop_with_torchs_pruning(small, setting
         for group in optimizer.param_groups:
             cosine = exp.lr * (1 + math.cos(math.pi * epoch / exp.epochs)) / 2
             group["lr"] = cosine if exp.optimizer == "adamw" else exp.lr * 0.1 ** (epoch >= milestone)
-        for images, index in batches(data.train, exp, rng):
+        for index, _, _ in batches(data.train, exp, rng):
+            images = data.train.normalise(data.train.images[index])
             optimizer.zero_grad()
             F.cross_entropy(model(images), data.train.labels[index]).backward()
             optimizer.step()
-    ours, theirs = predict(net.model, data.test.images), predict(model, data.test.images)
+    ours, theirs = predict(net.model, data.test), predict(model, data.test)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
@@ -90,8 +91,8 @@ def test_a_student_imitates_and_the_teacher_is_left_alone(student):
     before = {name: tensor.clone() for name, tensor in teacher.state().items()}
 
     def distance():
-        target = predict(teacher.model, data.test.images).softmax(1)
-        return (predict(taught.model, data.test.images).softmax(1) - target).abs().mean().item()
+        target = predict(teacher.model, data.test).softmax(1)
+        return (predict(taught.model, data.test).softmax(1) - target).abs().mean().item()
 
     far = distance()
     train_level(taught, data, exp.model_copy(update={"alpha": 1.0}), 0, teacher)
@@ -99,19 +100,13 @@ def test_a_student_imitates_and_the_teacher_is_left_alone(student):
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state().items())
 
 
-def test_augmented_students_ask_the_teacher_about_the_augmented_images(student, monkeypatch):
-    asked = []
-
-    def spy(model, images, batch_size=1000):
-        asked.append(len(images))
-        return predict(model, images, batch_size)
-
-    monkeypatch.setattr("sdd_utils.training.predict", spy)
+def test_augmented_students_ask_the_teacher_about_the_augmented_images(student):
     for padding, expected in ((0, [800]), (1, [100] * 16)):
-        exp = student(crop_padding=padding)
+        exp, asked = student(crop_padding=padding), []
         data = load(exp)
-        asked.clear()
-        train_level(new_network(exp, data), data, exp, 0, new_network(exp.teacher.experiment, data))
+        teacher = new_network(exp.teacher.experiment, data)
+        teacher.model.register_forward_hook(lambda _, images, __, asked=asked: asked.append(len(images[0])))
+        train_level(new_network(exp, data), data, exp, 0, teacher)
         assert asked == expected
 
 

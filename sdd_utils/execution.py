@@ -1,0 +1,91 @@
+"""How a training step is executed on a GPU: in which memory layout, compiled, and captured as one CUDA graph.
+
+Nothing here changes what is computed, beyond rounding. On a CPU a step runs as it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from sdd_utils.data import Batch
+
+WARM_UP = 3
+"""Steps before a capture: by then all that is allocated or compiled at first use is there."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What is switched on."""
+
+    channels_last: bool = False
+    compiled: bool = False
+    graph: bool = False
+
+    @classmethod
+    def of(cls, device: torch.device) -> Execution:
+        """Everything on a GPU, nothing on a CPU."""
+        return cls(*[device.type == "cuda"] * 3)
+
+    def logits(self, model: nn.Module, images: Tensor, full: bool = True) -> Tensor:
+        """``model(images)``; ``full`` says that the batch has the usual size, for which alone it is worth compiling."""
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return _compiled()(model, images) if self.compiled and full else model(images)
+
+
+@cache
+def _compiled() -> Callable[[nn.Module, Tensor], Tensor]:
+    """A function of the model: compiled once for all networks of a shape, so once a sweep and not once a level."""
+    return torch.compile(lambda model, images: model(images), dynamic=False)
+
+
+class CapturedStep:
+    """``step`` as one CUDA graph: a step of batch 128 is hundreds of kernels, many shorter than their own launch.
+
+    The first WARM_UP full batches run as they are, on a stream of their own, and are real steps; the next is captured.
+    A smaller batch always runs as it is. ``step`` must not wait for the GPU nor depend on anything but its batch and
+    tensors that stay where they are.
+    """
+
+    def __init__(self, step: Callable[[Batch], Tensor], batch_size: int):
+        self.step, self.batch_size = step, batch_size
+        self.graph = torch.cuda.CUDAGraph()
+        self.stream = torch.cuda.Stream()
+        self.steps = 0
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """The loss of one step, a tensor that the next step overwrites."""
+        if len(batch.index) != self.batch_size:
+            return self.step(batch)
+        self.steps += 1
+        if self.steps <= WARM_UP:
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                loss = self.step(batch)
+            torch.cuda.current_stream().wait_stream(self.stream)
+            return loss
+        if self.steps == WARM_UP + 1:
+            self.batch = Batch(*(part.clone() for part in batch))
+            with torch.cuda.graph(self.graph, stream=self.stream):
+                self.loss = self.step(self.batch)
+        for held, part in zip(self.batch, batch, strict=True):
+            held.copy_(part)
+        self.graph.replay()
+        return self.loss
+
+
+def prepare(device: torch.device) -> None:
+    """Set up this process for training on ``device``, such that the same run gives the same bits again."""
+    torch.set_num_threads(1)  # the cores are for other experiments, and sums come out the same wherever this one runs
+    torch.set_flush_denormal(True)  # decayed weights become denormal numbers, which a CPU multiplies very slowly
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = False  # it may choose another algorithm next time
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # amp: off means float32

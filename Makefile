@@ -1,6 +1,7 @@
 # One line a target: make help. Every target sets up .venv itself when it is missing or older than the lock.
 PROFILE ?= digits
 N ?= 200
+DEVICE ?= cpu
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python -m
@@ -8,7 +9,7 @@ READY := $(VENV)/.ready
 UV := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce figures test data lab notebooks reference faults lock clean
+.PHONY: help reproduce figures test plan bench data lab notebooks reference faults lock clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +25,12 @@ test: $(READY) ## ruff, pytest, and the committed notebooks against the committe
 	$(RUN) ruff format --check .
 	$(RUN) pytest
 	$(RUN) pytest --nbval notebooks
+
+plan: $(READY) ## what PROFILE would take on this machine (DEVICE=cuda for its GPU); trains nothing
+	$(RUN) sdd_utils plan --profile $(PROFILE) --device $(DEVICE)
+
+bench: $(READY) ## our training beside the conventional way, on DEVICE with the networks of PROFILE; results/reference/bench
+	$(RUN) sdd_utils bench --profile $(PROFILE) --device $(DEVICE)
 
 data: $(READY) ## download DATASET (cifar10, cifar100, cifar10n, cifar100n) into data or $SDD_DATA, and verify it
 	$(RUN) sdd_utils data --dataset $(DATASET)

@@ -12,7 +12,7 @@ from sdd_utils.config import ConfigError
 from sdd_utils.errors import DIFFERENT, INTERRUPTED, REFUSED, REQUEUE, ResultsMissing, SddError
 from sdd_utils.files import as_csv, write_csv
 from sdd_utils.inventory import STATES, collect, compare, survey
-from sdd_utils.results import FIGURES, REFERENCE, RUNS, load_levels
+from sdd_utils.results import FIGURES, REFERENCE, ROOT, RUNS, load_levels
 from sdd_utils.stopping import Outcome, parse_duration
 
 
@@ -152,6 +152,41 @@ def data_command(dataset: str, root: Path | None) -> None:
     if dataset not in cifar.NAMES:
         raise ConfigError(f"dataset: there is no {dataset!r}; known are {', '.join(cifar.NAMES)}")
     click.echo(cifar.fetch(dataset, root or datasets.DATA))
+
+
+@cli.command("bench")
+@profile_option
+@click.option("--arch", multiple=True, help="One of the profile's architectures; all by default. May be repeated.")
+@click.option("--device", default="cpu", show_default=True, help="Such as cuda.")
+@click.option("--side-by-side", type=click.IntRange(min=1), help="Experiments at a time; one a core, two on a GPU.")
+def bench_command(profile: str, arch: tuple[str, ...], device: str, side_by_side: int) -> None:
+    """Measure how fast we train beside the conventional way, and what each ingredient is worth."""
+    from sdd_utils.bench import bench, chosen, file_name
+
+    table = bench(chosen(reproduce.experiments_of(profile), arch), device, side_by_side)
+    path = REFERENCE / "bench" / file_name(table["device"].iat[0])
+    write_csv(path, table)
+    shown = ["arch", "method", "level", "path", "seconds_per_epoch", "images_per_second", "tflops"]
+    shown += ["share_of_matrix_rate", "hours_per_curve", "times_conventional"]
+    click.echo(table[shown].to_string(index=False, float_format="%.3g"))
+    click.echo(f"\n{table['device'].iat[0]}: written to {path.relative_to(ROOT)}")
+
+
+@cli.command("plan")
+@profile_option
+@only_option
+@click.option("--device", default="cpu", show_default=True, help="Such as cuda.")
+def plan_command(profile: str, only: str, device: str) -> None:
+    """Say what a profile would take on this machine: runs, FLOPs, hours, kWh, kg of CO2eq. Trains nothing."""
+    from sdd_utils.plan import last_bench, plan
+    from sdd_utils.sweep import with_teachers
+
+    name, table = last_bench(device)
+    planned = plan(with_teachers(reproduce.experiments_of(profile, only)), table)
+    click.echo(planned.to_string(index=False, na_rep="", float_format="%.3g"))
+    click.echo(
+        f"\n{name}: " + ("at the speed of the last make bench" if table is not None else "make bench tells its speed")
+    )
 
 
 @cli.command("figures")

@@ -60,6 +60,20 @@ def flop_count(exp: Experiment) -> FlopCount:
 _flop_count = cache(FlopCount)
 
 
+def dense_flops(exp: Experiment) -> float:
+    """Training FLOPs of one level, pruned weights counted as if they were there, the teacher's passes included."""
+    return exp.training_images * (exp.epochs * flop_count(exp).step + taught_passes(exp) * _teacher_flops(exp))
+
+
+def taught_passes(exp: Experiment) -> int:
+    """How often a level shows each image to the teacher: every epoch where it is augmented, else once."""
+    return 0 if exp.teacher is None else exp.epochs if exp.augmented else 1
+
+
+def _teacher_flops(exp: Experiment) -> float:
+    return flop_count(exp.teacher.experiment).forward if exp.teacher else 0.0
+
+
 class EnergyMeter:
     """codecarbon's offline tracker, read once a level; what it cannot measure leaves its columns empty.
 

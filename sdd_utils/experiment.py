@@ -13,7 +13,7 @@ from torch import Tensor
 from sdd_utils.analysis import select_level
 from sdd_utils.checkpoints import History, drop_levels, level_file, restore, resume, save
 from sdd_utils.config import Experiment
-from sdd_utils.cost import energy_meter, flop_count
+from sdd_utils.cost import dense_flops, energy_meter, flop_count, taught_passes
 from sdd_utils.data import Data, load
 from sdd_utils.errors import Damaged, Stopped, TeacherMissing
 from sdd_utils.execution import prepare
@@ -191,13 +191,10 @@ def weight_histogram(net: SparseNetwork) -> list[int]:
 
 def level_flops(net: SparseNetwork, exp: Experiment, teacher: SparseNetwork | None) -> dict[str, float]:
     """Training FLOPs of a level, teacher included: dense, and counting surviving weights only."""
-    count, images = flop_count(exp), exp.training_images * exp.epochs
-    dense, sparse = images * count.step, images * count.training(net.layer_density())
+    sparse = exp.epochs * flop_count(exp).training(net.layer_density())
     if teacher:
-        count = flop_count(exp.teacher.experiment)
-        images = images if exp.augmented else exp.training_images  # see training.training_step
-        dense, sparse = dense + images * count.forward, sparse + images * count.inference(teacher.layer_density())
-    return {"train_flops": dense, "train_flops_sparse": sparse}
+        sparse += taught_passes(exp) * flop_count(exp.teacher.experiment).inference(teacher.layer_density())
+    return {"train_flops": dense_flops(exp), "train_flops_sparse": exp.training_images * sparse}
 
 
 def new_network(exp: Experiment, data: Data, draw: int = 0) -> SparseNetwork:

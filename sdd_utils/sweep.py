@@ -12,7 +12,7 @@ from filelock import SoftFileLease
 from tqdm import tqdm
 
 from sdd_utils.config import Experiment
-from sdd_utils.cost import flop_count
+from sdd_utils.cost import dense_flops
 from sdd_utils.data import check_data
 from sdd_utils.errors import Busy, ConfigError, NoSpace, Stopped, SweepStopped
 from sdd_utils.experiment import finished, run_experiment
@@ -199,7 +199,7 @@ class Progress:
         self.tables = {e.run_id: folder / e.run_id / "levels.csv" for e in experiments}
         self.levels = {e.run_id: e.levels + 1 for e in experiments}
         self.done = dict.fromkeys(self.tables, 0)
-        self.flops = {e.run_id: _level_flops(e) for e in experiments}
+        self.flops = {e.run_id: dense_flops(e) for e in experiments}
         total = sum(self.flops[run] * self.levels[run] for run in self.flops)
         self.bar = tqdm(total=total, bar_format="{percentage:3.0f}% {bar} {elapsed}, {remaining} left{postfix}")
         self.interval = 0.0 if sys.stderr.isatty() else LOG_SECONDS
@@ -233,8 +233,3 @@ class Progress:
 
     def _levels(self) -> str:
         return f"{sum(self.done.values())}/{sum(self.levels.values())}"
-
-
-def _level_flops(exp: Experiment) -> float:
-    """Dense training FLOPs of one level, without a teacher."""
-    return flop_count(exp).step * exp.training_images * exp.epochs

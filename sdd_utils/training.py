@@ -99,30 +99,49 @@ def training_step(
     train, padded = data.train, pad(data.train.images, exp.crop_padding)
     # Without augmentation the teacher sees the same images every epoch, so one pass over them serves the whole level.
     soft = predict(teacher.model, train, exp.amp) if teacher and not exp.augmented else None
-    if teacher:
-        teacher.model.eval()
 
     def step(batch: Batch) -> Tensor:
-        images, labels = train.normalise(augmented(padded, batch, exp.crop_padding)), train.labels[batch.index]
-
-        def logits_of(network: SparseNetwork) -> Tensor:
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=exp.amp):
-                return execution.logits(network.model, images, full=len(labels) == exp.batch_size).float()
-
-        logits = logits_of(net)
-        if teacher is None:
-            loss = F.cross_entropy(logits, labels)
-        else:
-            with torch.no_grad():
-                taught = logits_of(teacher) if soft is None else soft[batch.index]
-            loss = distillation_loss(logits, taught, labels, exp.temperature, exp.alpha)
-        net.vector.grad.zero_()
-        loss.backward()
-        optimizer.step()
-        net.apply_mask()
-        return loss.detach()
+        images = train.normalise(augmented(padded, batch, exp.crop_padding))
+        taught = soft[batch.index] if soft is not None else None
+        return learn(net, optimizer, images, train.labels[batch.index], exp, teacher, execution, taught)
 
     return CapturedStep(step, exp.batch_size) if execution.graph else step
+
+
+def learn(
+    net: SparseNetwork,
+    optimizer: Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    exp: Experiment,
+    teacher: SparseNetwork | None,
+    execution: Execution,
+    taught: Tensor | None = None,
+) -> Tensor:
+    """Forward, backward, update, mask. Returns the loss, a scalar without gradient.
+
+    ``images`` (b, c, h, w) float32, ``labels`` (b,) int64, ``taught`` the teacher's logits (b, classes) if they are
+    known already.
+    """
+
+    def logits_of(network: SparseNetwork) -> Tensor:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=exp.amp):
+            return execution.logits(network.model, images, full=len(labels) == exp.batch_size).float()
+
+    logits = logits_of(net)
+    if teacher is None:
+        loss = F.cross_entropy(logits, labels)
+    else:
+        if taught is None:
+            teacher.model.eval()
+            with torch.no_grad():
+                taught = logits_of(teacher)
+        loss = distillation_loss(logits, taught, labels, exp.temperature, exp.alpha)
+    net.vector.grad.zero_()
+    loss.backward()
+    optimizer.step()
+    net.apply_mask()
+    return loss.detach()
 
 
 def training_state(optimizer: Optimizer, schedule: LRScheduler, rng: torch.Generator) -> dict[str, Tensor]:

@@ -3,13 +3,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SMALL_VIT
-from torch.nn.utils import prune
+from conftest import SMALL, SMALL_VIT
 
-from sdd_utils.data import batches, load
+from sdd_utils import conventional
+from sdd_utils.data import augmented, batches, load, pad
 from sdd_utils.errors import TrainingDiverged
 from sdd_utils.experiment import new_network
-from sdd_utils.models import build_model, prunable_layers
+from sdd_utils.models import prunable_layers
 from sdd_utils.seeding import generator
 from sdd_utils.training import distillation_loss, make_optimizer, measure, predict, train_level
 
@@ -36,37 +36,59 @@ def test_the_ends_of_alpha_are_plain_training_and_pure_imitation():
     assert distillation_loss(teacher, teacher, labels, 4, 1).item() == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize("taught", [False, True])
 @pytest.mark.parametrize("settings", [{"arch": "mlp"}, {"arch": "resnet18", "width": 4}, SMALL_VIT])
-def test_a_level_equals_the_conventional_loop_with_torchs_pruning(small, settings):
-    """Same batches, same losses: torch.nn.utils.prune's masks and a plain optimiser over the layers."""
-    exp = small(settings) if "vit" in settings else small(**settings)
+def test_a_level_equals_the_conventional_loop(small, settings, taught):
+    """The same batches, augmented, through torch.nn.utils.prune's masks and a plain optimiser over the layers."""
+    settings = (settings if "vit" in settings else SMALL | settings) | {"crop_padding": 1, "flip": True}
+    exp = small(settings)
+    if taught:
+        exp = small(settings, teacher={"rule": "dense", "experiment": small(settings)}, temperature=2, alpha=0.8)
     if exp.vit:
         exp = exp.model_copy(update={"vit": exp.vit.model_copy(update={"dropout": 0.0})})
     data = load(exp)
+    teacher = new_network(exp.model_copy(update={"seed": 9}), data) if taught else None
     net = new_network(exp, data)
     net.prune(3, 0.2)
-    train_level(net, data, exp, 3, None)
+    train_level(net, data, exp, 3, teacher)
 
-    model = build_model(exp)
-    for layer, mask in zip(prunable_layers(model).values(), net.mask.split(net.sizes), strict=True):
-        prune.custom_from_mask(layer, "weight", mask.view_as(layer.weight))
-    rng, milestone = generator(exp.seed, "batches", 3), 1
-    if exp.optimizer == "sgd":
-        optimizer = torch.optim.SGD(model.parameters(), exp.lr, exp.momentum, weight_decay=exp.weight_decay)
-    else:
-        optimizer = torch.optim.AdamW(model.parameters(), exp.lr, weight_decay=exp.weight_decay)
+    model = conventional.masked_model(exp, net.mask, torch.device("cpu"))
+    optimizer, rng = conventional.optimizer_of(model, exp), generator(exp.seed, "batches", 3)
     model.train()
     for epoch in range(exp.epochs):
         for group in optimizer.param_groups:
             cosine = exp.lr * (1 + math.cos(math.pi * epoch / exp.epochs)) / 2
-            group["lr"] = cosine if exp.optimizer == "adamw" else exp.lr * 0.1 ** (epoch >= milestone)
-        for index, _, _ in batches(data.train, exp, rng):
-            images = data.train.normalise(data.train.images[index])
-            optimizer.zero_grad()
-            F.cross_entropy(model(images), data.train.labels[index]).backward()
-            optimizer.step()
-    ours, theirs = predict(net.model, data.test), predict(model, data.test)
-    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+            group["lr"] = cosine if exp.optimizer == "adamw" else exp.lr * 0.1 ** (epoch >= 1)  # the one milestone
+        for batch in batches(data.train, exp, rng):
+            images = data.train.normalise(augmented(pad(data.train.images, 1), batch, 1))
+            labels = data.train.labels[batch.index]
+            conventional.step(model, optimizer, images, labels, exp, teacher and teacher.model)
+    torch.testing.assert_close(predict(net.model, data.test), predict(model, data.test), rtol=1e-3, atol=1e-4)
+    for layer, mask in zip(prunable_layers(model).values(), net.mask.split(net.sizes), strict=True):
+        assert not layer.weight[~mask.view_as(layer.weight).bool()].any()
+
+
+def test_the_conventional_loaders_give_the_same_images(small):
+    exp = small()
+    data = load(exp)
+    images = torch.cat([batch for batch, _ in conventional.loader(data.test, exp, training=False, workers=0)])
+    torch.testing.assert_close(images, data.test.normalise(data.test.images), rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_agrees_with_float32_on_a_small_problem(small):
+    results = []
+    for amp in (False, True):
+        exp = small(epochs=8, noise_rate=0.0, amp=amp, width=64)
+        data = load(exp)
+        net = new_network(exp, data)
+        train_level(net, data, exp, 0, None)
+        assert net.vector.dtype == torch.float32
+        results.append(measure(net, data.test, amp))
+    plain, mixed = results
+    assert plain != mixed  # it was on
+    assert plain.accuracy > 0.85
+    assert mixed.accuracy == pytest.approx(plain.accuracy, abs=0.02)
+    assert mixed.loss == pytest.approx(plain.loss, abs=0.05)
 
 
 def test_sgd_divides_the_rate_at_the_milestones_and_adamw_follows_a_cosine(small):

@@ -1,0 +1,278 @@
+"""How fast we train beside the conventional way, and what each ingredient is worth: ``make bench``.
+
+All rows of a table are measured in one run on one machine, in turn, so that their ratios mean something.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import wait
+from dataclasses import dataclass, replace
+from statistics import median
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from sdd_utils import conventional
+from sdd_utils.config import Experiment
+from sdd_utils.cost import COUNTRY, energy_meter, flop_count
+from sdd_utils.data import Data, augmented, batches, load, pad
+from sdd_utils.errors import ConfigError
+from sdd_utils.execution import Execution, prepare
+from sdd_utils.experiment import measure_level, new_network
+from sdd_utils.pruning import SparseNetwork
+from sdd_utils.results import cpu_model
+from sdd_utils.seeding import generator
+from sdd_utils.training import learn, make_optimizer, training_step
+from sdd_utils.workers import local_workers
+
+SPARSE_LEVEL = 21
+"""The level whose sparsity, 1 − 0.8²¹ = 99.1 %, stands for a sparse network."""
+
+ROUNDS = 3
+"""Every row is measured so often, the rows in turn, and its median taken."""
+
+SECONDS = 2.0
+"""A measurement lasts as many epochs as fit into so much time, at least one, after a warm-up."""
+
+
+NOTHING = Execution()
+
+
+@dataclass(frozen=True)
+class Path:
+    """One way to train. The fields are the ingredients; all of them off is the conventional way."""
+
+    name: str
+    resident: bool = True  # images as one tensor on the device; else PIL images in DataLoader workers
+    vector: bool = True  # one vector of parameters with a mask; else layers and torch.nn.utils.prune
+    evaluate_once: bool = True  # after a level; else the test set after every epoch
+    side_by_side: bool = True  # an experiment a core, or more than one on a GPU; else one, which has all cores
+    amp: bool = False
+    execution: Execution = NOTHING
+
+
+def paths(device: torch.device) -> list[Path]:
+    """The conventional way, ours, and ours with one ingredient removed in turn."""
+    on_gpu = device.type == "cuda"
+    ours = Path("ours", amp=on_gpu, execution=Execution.of(device))
+    without = {
+        "without resident images": {"resident": False},
+        "without one vector": {"vector": False},
+        "without evaluating once a level": {"evaluate_once": False},
+        "without experiments side by side": {"side_by_side": False},
+    }
+    if on_gpu:
+        without |= {"without bfloat16": {"amp": False}} | {
+            f"without {name}": {"execution": replace(ours.execution, **{field: False})}
+            for field, name in (("channels_last", "channels last"), ("compiled", "compiling"), ("graph", "CUDA graph"))
+        }
+    conventional_way = Path("conventional", False, False, False, False)
+    return [conventional_way, ours, *(replace(ours, name=name, **fields) for name, fields in without.items())]
+
+
+def chosen(experiments: list[Experiment], archs: tuple[str, ...] = ()) -> list[Experiment]:
+    """Of each architecture of a profile (or of ``archs``), a vanilla curve and one distilled from a dense teacher.
+
+    Raises ConfigError when there is no such architecture.
+    """
+    found: dict[tuple[str, str], Experiment] = {}
+    for exp in experiments:
+        if exp.method == "vanilla" or (exp.teacher and exp.teacher.rule == "dense"):
+            found.setdefault((exp.arch, exp.method), exp)
+    known = {arch for arch, _ in found}
+    if unknown := set(archs) - known:
+        raise ConfigError(f"arch: the profile has no {min(unknown)!r}; there are {', '.join(sorted(known))}")
+    return [exp for (arch, _), exp in found.items() if arch in (archs or known)]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is measured: an experiment's training at a level's sparsity, in one of the ways."""
+
+    exp: Experiment
+    level: int
+    path: Path
+
+
+def rows(experiments: list[Experiment], device: torch.device) -> list[Row]:
+    """Every experiment dense and sparse, conventionally and our way; without the ingredients where there is no more."""
+    every = paths(device)
+    found = [Row(exp, level, path) for exp in experiments for level in (0, SPARSE_LEVEL) for path in every[:2]]
+    return found + [Row(exp, 0, path) for exp in experiments if not exp.teacher for path in every[2:]]
+
+
+def bench(experiments: list[Experiment], device: str, side_by_side: int | None = None) -> pd.DataFrame:
+    """The table of ``make bench``, one row a (network, method, sparsity, path); see README for its columns.
+
+    ``side_by_side`` is how many experiments train at a time where that is an ingredient: by default one for each core,
+    or two on a GPU.
+    """
+    at_once = side_by_side or (2 if torch.device(device).type == "cuda" else len(os.sched_getaffinity(0)))
+    todo, measured = rows(experiments, torch.device(device)), {}
+    rate = matrix_rate(torch.device(device))
+    executor = local_workers(at_once)
+    with tqdm(total=ROUNDS * len(todo), desc="bench") as bar:
+        for turn in range(ROUNDS):
+            for row in todo:
+                number = at_once if row.path.side_by_side else 1
+                threads = 1 if row.path.side_by_side else len(os.sched_getaffinity(0))
+                futures = [executor.submit(measure, row, device, threads, seed=turn * 10 + i) for i in range(number)]
+                wait(futures)
+                measured.setdefault(row, []).append([future.result() for future in futures])
+                bar.update()
+    executor.shutdown()
+    table = pd.DataFrame([_entry(row, turns, rate, device) for row, turns in measured.items()])
+    keys = ["network", "method", "level"]
+    base = table[table["path"] == "conventional"].set_index(keys)["images_per_second"]
+    table["times_conventional"] = (
+        table["images_per_second"] / base.loc[pd.MultiIndex.from_frame(table[keys])].to_numpy()
+    )
+    return table
+
+
+def _entry(row: Row, turns: list[list[Timing]], rate: float, device: str) -> dict:
+    exp, at_once = row.exp, len(turns[0])
+    timings = [timing for turn in turns for timing in turn]
+    seconds = median(timing.seconds for timing in timings)  # of one of the experiments that train at a time
+    images = at_once * exp.training_images / seconds
+    flops = images * flops_per_image(exp)
+    energy = [timing.kwh for timing in timings if timing.kwh is not None]
+    return {
+        "device": device_name(device),
+        "dataset": exp.dataset,
+        "arch": exp.arch,
+        "width": exp.width,
+        "method": "distilled" if exp.teacher else "vanilla",
+        "level": row.level,
+        "path": row.path.name,
+        "at_a_time": at_once,
+        "images_per_epoch": exp.training_images,
+        "seconds_per_epoch": seconds,
+        "images_per_second": images,
+        "tflops": flops / 1e12,
+        "share_of_matrix_rate": flops / rate,
+        "hours_per_curve": seconds * exp.epochs * (exp.levels + 1) / at_once / 3600,
+        "kwh_per_epoch": median(energy) if energy else None,
+        "kg_per_kwh": next((timing.kg_per_kwh for timing in timings if timing.kg_per_kwh), None),
+        "country": COUNTRY,
+    }
+
+
+def flops_per_image(exp: Experiment) -> float:
+    """Of one training step, dense, with the teacher's forward pass where images are augmented."""
+    teacher = flop_count(exp.teacher.experiment).forward if exp.teacher and exp.augmented else 0.0
+    return flop_count(exp).step + teacher
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds and kWh of an epoch, evaluation included at its share, and the grid's kg of CO₂eq a kWh."""
+
+    seconds: float
+    kwh: float | None
+    kg_per_kwh: float | None
+
+
+def measure(row: Row, device: str, threads: int, seed: int) -> Timing:
+    """Train some epochs and time them."""
+    where, exp = torch.device(device), row.exp.model_copy(update={"amp": row.path.amp})
+    prepare(where)
+    torch.set_num_threads(threads)
+    data = load(exp, where)
+    net, teacher = new_network(exp, data), new_network(exp.teacher.experiment, data) if exp.teacher else None
+    if row.level:
+        net.prune(row.level, exp.prune_share)
+    epoch = _epochs(row, exp, net, teacher, data, seed)
+    next(epoch)  # warm-up: compiles, captures, fills caches
+    meter = energy_meter()
+    meter.start("bench")
+    begin, count = time.perf_counter(), 0
+    while not count or time.perf_counter() - begin < SECONDS:
+        next(epoch)
+        count += 1
+    seconds = (time.perf_counter() - begin) / count
+    record = meter.stop()
+    if row.path.evaluate_once:
+        measure_level(net, data, exp.amp)
+        begin = time.perf_counter()
+        measure_level(net, data, exp.amp)
+        seconds += (time.perf_counter() - begin) / exp.epochs
+    kwh = record.get("energy_consumed")
+    return Timing(seconds, kwh / count if kwh else None, record["emissions"] / kwh if kwh else None)
+
+
+def _epochs(row: Row, exp: Experiment, net: SparseNetwork, teacher: SparseNetwork | None, data: Data, seed: int):
+    """A generator that trains an epoch at each ``next``, and waits for it."""
+    path, rng, device = row.path, generator(seed, "bench"), net.vector.device
+    optimizer, _ = make_optimizer(net, exp)
+    step = training_step(net, data, exp, teacher, optimizer, path.execution)
+    train_loader = conventional.loader(data.train, exp, True, os.cpu_count())
+    test_loader = conventional.loader(data.test, exp, False, os.cpu_count())
+    padded = pad(data.train.images, exp.crop_padding)
+    layers = conventional.masked_model(exp, net.mask, device)
+    model, its_optimizer = (net.model, None) if path.vector else (layers, conventional.optimizer_of(layers, exp))
+    if teacher:
+        teacher.model.eval()
+
+    def learn_from(images: Tensor, labels: Tensor) -> Tensor:
+        if path.vector:
+            return learn(net, optimizer, images, labels, exp, teacher, path.execution)
+        return conventional.step(layers, its_optimizer, images, labels, exp, teacher and teacher.model)
+
+    while True:
+        model.train()
+        total = torch.zeros((), device=device)
+        if path.resident:
+            for batch in batches(data.train, exp, rng):
+                if path.vector:
+                    total += step(batch)
+                else:
+                    images = data.train.normalise(augmented(padded, batch, exp.crop_padding))
+                    total += learn_from(images, data.train.labels[batch.index])
+        else:
+            for images, labels in train_loader:
+                total += learn_from(images.to(device), labels.to(device))
+                if not path.vector:
+                    total.item()  # as the field's scripts do, and wait for the device at every step
+        if not path.evaluate_once:
+            conventional.evaluate(model, test_loader, device)
+        total.item()  # waits for the device
+        yield
+
+
+def matrix_rate(device: torch.device) -> float:
+    """FLOP/s of a large matrix product of random numbers, all cores or the whole GPU: what the hardware can do."""
+    on_gpu = device.type == "cuda"
+    n, dtype = (8192, torch.bfloat16) if on_gpu else (2048, torch.float32)
+    one, other = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+
+    def seconds(product: Callable[[], object]) -> float:
+        begin = time.perf_counter()
+        product()
+        if on_gpu:
+            torch.cuda.synchronize()
+        return time.perf_counter() - begin
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    best = min(seconds(lambda: one @ other) for _ in range(20))
+    torch.set_num_threads(threads)
+    return 2 * n**3 / best
+
+
+def device_name(device: str) -> str:
+    """Of the GPU, or of the processor with the number of cores that this process may use."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{cpu_model()} {len(os.sched_getaffinity(0))} cores"
+
+
+def file_name(name: str) -> str:
+    """``NVIDIA H200`` → ``nvidia-h200.csv``."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") + ".csv"

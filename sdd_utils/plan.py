@@ -1,0 +1,54 @@
+"""What a profile would take on this machine: ``make plan``. Trains nothing."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from sdd_utils.bench import device_name, file_name
+from sdd_utils.config import Experiment
+from sdd_utils.cost import dense_flops
+from sdd_utils.files import read_csv
+from sdd_utils.results import REFERENCE
+
+STAND_IN = "resnet18"
+"""Whose speed is taken for an architecture that the bench has not measured."""
+
+
+def plan(experiments: list[Experiment], bench: pd.DataFrame | None) -> pd.DataFrame:
+    """One row a (dataset, architecture, method), and their sum.
+
+    ``bench`` is the last table of ``make bench`` on this machine: an architecture's FLOP/s, and its kWh a FLOP, are
+    taken to be the same at any width and on any images. Columns that need it are empty without. FLOPs are dense.
+    """
+    rows = []
+    for exp in experiments:
+        flops = dense_flops(exp) * (exp.levels + 1)
+        row = {"dataset": exp.dataset, "arch": exp.arch, "method": exp.method, "runs": 1, "levels": exp.levels + 1}
+        row |= {"epochs": exp.epochs * (exp.levels + 1), "PFLOP": flops / 1e15}
+        rows.append(row | _expected(exp, flops, bench))
+    keys, columns = ["dataset", "arch", "method"], ["runs", "levels", "epochs", "PFLOP", "hours", "kWh", "kg CO2eq"]
+    table = pd.DataFrame(rows).groupby(keys, as_index=False, sort=False)[columns].sum(min_count=1)
+    return pd.concat([table, pd.DataFrame([{"dataset": "all", **table[columns].sum(min_count=1)}])], ignore_index=True)
+
+
+def _expected(exp: Experiment, flops: float, bench: pd.DataFrame | None) -> dict[str, float | None]:
+    nothing = {"hours": None, "kWh": None, "kg CO2eq": None}
+    if bench is None:
+        return nothing
+    method = "distilled" if exp.teacher else "vanilla"
+    ours = bench[(bench["path"] == "ours") & (bench["level"] == 0) & (bench["method"] == method)].set_index("arch")
+    arch = exp.arch if exp.arch in ours.index else STAND_IN
+    if arch not in ours.index:
+        return nothing
+    row = ours.loc[arch]
+    seconds = flops / (1e12 * row["tflops"])
+    epochs = seconds * row["images_per_second"] / row["images_per_epoch"]
+    kwh = epochs * row["kwh_per_epoch"]
+    return {"hours": seconds / 3600, "kWh": kwh, "kg CO2eq": kwh * row["kg_per_kwh"]}
+
+
+def last_bench(device: str) -> tuple[str, pd.DataFrame | None]:
+    """This device's name and its table under ``results/reference/bench``, if there is one."""
+    name = device_name(device)
+    path: Path = REFERENCE / "bench" / file_name(name)
+    return name, read_csv(path) if path.exists() else None

@@ -108,10 +108,10 @@ def _group(process: psutil.Process) -> int | None:
         return None
 
 
-def snapshot(folder: Path) -> dict[str, list[str]]:
+def snapshot(folder: Path) -> dict[str, list[bytes]]:
     """The finished levels of every run, as lines of levels.csv, clock included."""
     tables = folder.glob("smoke/*/levels.csv")
-    return {table.parent.name: table.read_text().splitlines()[1:] for table in tables}
+    return {table.parent.name: table.read_bytes().splitlines()[1:] for table in tables}  # damaged ones are not UTF-8
 
 
 def altered(bench: Bench) -> list[str]:
@@ -289,7 +289,7 @@ def run(faults: int, bench: Bench, rng: random.Random, bar: tqdm) -> list[dict]:
     return rows
 
 
-def harm(fault: dict, before: dict[str, list[str]], bench: Bench, hit: set[str | None]) -> None:
+def harm(fault: dict, before: dict[str, list[bytes]], bench: Bench, hit: set[str | None]) -> None:
     """Count what the fault cost: levels that were finished before and are not now, and runs that are not the same.
 
     A run that was ``hit``, that is damaged, may train again.

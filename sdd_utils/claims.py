@@ -11,14 +11,32 @@ from sdd_utils.analysis import NEGLIGIBLE, Estimate, curves_of, held_out_valleys
 from sdd_utils.config import REGULAR_WEIGHT_DECAY
 
 CLAIM_COLUMNS = ["claim", "statement", "paper", "measured", "ci_low", "ci_high", "n_seeds", "verdict", "evidence"]
+DATASET_NAMES = {
+    "digits": "digits",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "cifar10n": "CIFAR-10N",
+    "cifar100n": "CIFAR-100N",
+}
 NAMES = {"mlp": "MLP", "resnet18": "ResNet-18", "vit": "ViT", "vgg_like": "VGG-like"}
 
 
 def claims_table(levels: pd.DataFrame) -> pd.DataFrame:
     """All claims that ``levels`` (one profile) can speak to, in CLAIM_COLUMNS, sorted by claim."""
     rows = []
+    for dataset, part in levels.groupby("dataset", sort=False):
+        prefix = f"{DATASET_NAMES[dataset]}, " if levels["dataset"].nunique() > 1 else ""
+        rows += _claims_of_dataset(part, prefix)
+    if not any(row["claim"] == "C6" for row in rows):
+        human = {"claim": "C6", "statement": "the same holds under CIFAR-100N's human label noise", "paper": "yes"}
+        rows.append(human | {"verdict": "not applicable", "evidence": "this profile has no human labels"})
+    return pd.DataFrame(rows, columns=CLAIM_COLUMNS).sort_values("claim", kind="stable", ignore_index=True)
+
+
+def _claims_of_dataset(levels: pd.DataFrame, prefix: str) -> list[dict]:
+    rows = []
     for arch, rate in vanilla_settings(levels):
-        where, plain = f"{NAMES[arch]}, ε = {rate:g}: ", vanilla(levels, arch, rate)
+        where, plain = f"{prefix}{NAMES[arch]}, ε = {rate:g}: ", vanilla(levels, arch, rate)
         rows.append(occurs(where, plain))
         if len(penalties(levels, arch, rate)) > 1:
             best = penalised(levels, arch, rate, best_penalty(levels, arch, rate))
@@ -27,10 +45,11 @@ def claims_table(levels: pd.DataFrame) -> pd.DataFrame:
             taught = student(levels, arch, rate, teacher)
             if len(taught):
                 rows += [rule(where, plain, taught) for rule in (distillation_avoids, distillation_gains)]
-                rows.append(distillation_costs_less(where, plain, taught))
-    human = {"claim": "C6", "statement": "the same holds under CIFAR-100N's human label noise", "paper": "yes"}
-    rows.append(human | {"verdict": "not applicable", "evidence": "this profile has no human labels"})
-    return pd.DataFrame(rows, columns=CLAIM_COLUMNS).sort_values("claim", kind="stable", ignore_index=True)
+                teaching = vanilla(levels, taught["teacher_arch"].iat[0], rate)
+                rows.append(distillation_costs_less(where, plain, taught, teaching))
+                if plain["noise_kind"].iat[0] == "human":
+                    rows.append(human_noise_too(where, plain, taught))
+    return rows
 
 
 def occurs(where: str, plain: pd.DataFrame) -> dict:
@@ -99,26 +118,45 @@ def distillation_gains(where: str, plain: pd.DataFrame, taught: pd.DataFrame) ->
     return _row("C4", where + statement, "yes", gain, verdict, "03_distillation")
 
 
-def distillation_costs_less(where: str, plain: pd.DataFrame, taught: pd.DataFrame) -> dict:
+def distillation_costs_less(where: str, plain: pd.DataFrame, taught: pd.DataFrame, teaching: pd.DataFrame) -> dict:
     """**C5**, distillation is the cheaper pipeline. Measured: its training FLOPs at equal sparsity, as vanilla's share.
 
     Both are pruned to vanilla's level past the critical phase with the best validation accuracy, and charged for every
     level up to there, pruned weights counted as dense; distillation also for its teacher, the dense network or the
-    vanilla curve up to the sparse teacher. Level for level that share is above 1 by construction: whatever
+    vanilla curve ``teaching`` up to the sparse teacher. Level for level that share is above 1 by construction: whatever
     distillation saves, it saves by stopping earlier, which is not measured here. So this number is accounting, and the
     verdict is always inconclusive.
     """
     rule, shares = taught["teacher"].iat[0], []
     for seed in sorted(plain["seed"].unique()):
-        own, other = (t[t["seed"] == seed].sort_values("level") for t in (plain, taught))
-        paid, paid_other = (t["train_flops"].cumsum().to_numpy() for t in (own, other))
-        level, teacher = select_level(own, "sparse"), select_level(own, rule)
-        shares.append((paid_other[level] + paid[teacher]) / paid[level])
+        curves = [t[t["seed"] == seed].sort_values("level") for t in (plain, taught, teaching)]
+        paid, paid_taught, paid_teacher = (t["train_flops"].cumsum().to_numpy() for t in curves)
+        level, teacher = select_level(curves[0], "sparse"), select_level(curves[2], rule)
+        shares.append((paid_taught[level] + paid_teacher[teacher]) / paid[level])
     statement = f"FLOPs of distilling from the {_teacher(taught)}, its cost included, at vanilla's sparsity (share)"
     return _row("C5", where + statement, "less", Estimate.of(shares), "inconclusive", "03_distillation")
 
 
-RULES = (occurs, l2_smooths, l2_avoids, distillation_avoids, distillation_gains, distillation_costs_less)
+def human_noise_too(where: str, plain: pd.DataFrame, taught: pd.DataFrame) -> dict:
+    """**C6**, the same holds where people gave the wrong labels. Measured: the rebound of the student's curve.
+
+    Verdict as for C3 where C1 holds; fails where C1 fails, since there is no dip to avoid; else inconclusive.
+    """
+    happens, rebound = occurs(where, plain)["verdict"], measure_dip(curves_of(taught)).rebound
+    verdict = _avoided(rebound) if happens == "holds" else happens
+    statement = f"under human label noise too, a dip that a student of the {_teacher(taught)} has not (rebound, points)"
+    return _row("C6", where + statement, "yes", rebound, verdict, "03_distillation")
+
+
+RULES = (
+    occurs,
+    l2_smooths,
+    l2_avoids,
+    distillation_avoids,
+    distillation_gains,
+    distillation_costs_less,
+    human_noise_too,
+)
 
 
 def vanilla_settings(levels: pd.DataFrame) -> list[tuple[str, float]]:
@@ -174,7 +212,7 @@ def teachers(levels: pd.DataFrame) -> pd.DataFrame:
     """The levels that teach, one row a (arch, noise_rate, seed, rule): which level, and how good it is."""
     rows = []
     taught = levels[levels["method"] == "kd"]
-    settings = zip(taught["arch"], taught["noise_rate"], strict=True)
+    settings = zip(taught["teacher_arch"], taught["noise_rate"], strict=True)
     plain = select(levels[levels["method"] == "vanilla"], settings)
     for (arch, rate, seed), curve in plain.groupby(["arch", "noise_rate", "seed"]):
         for rule in ("sparse", "dense"):

@@ -3,6 +3,7 @@
 Lines are means over seeds, bands 95 % t intervals; colours are safe for colour-blind readers.
 """
 
+from itertools import product
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -16,12 +17,15 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from sdd_utils.analysis import Estimate, curves_of, measure_dip
 from sdd_utils.claims import NAMES, penalised, penalties, select, student, vanilla, vanilla_settings
 from sdd_utils.profiles import load_profile
-from sdd_utils.results import WEIGHT_BIN, load_levels, load_weights
+from sdd_utils.results import WEIGHT_BIN, load_levels, load_weights, of_dataset
 
 COLUMN = 3.5  # inches: one column of a two-column paper
 BLUE, ORANGE, GREEN, RED, *_ = sns.color_palette("colorblind")
 METHOD_COLOURS = {"none": "0.25", "sparse": BLUE, "dense": ORANGE}
 METHOD_LABELS = {"none": "no teacher", "sparse": "sparse teacher", "dense": "dense teacher"}
+SAME_BYTES = {".png": {"Software": None}, ".pdf": {"CreationDate": None}}
+"""Metadata left out of a file, so that the same input gives the same bytes."""
+
 PHASE_COLOURS = {"light": "#e8f1e8", "critical": "#f8dcd6", "sweet": "#dbe8f7", "collapsed": "#e6e6e6"}
 
 
@@ -152,25 +156,42 @@ def weights(histograms: pd.DataFrame, remaining: tuple[float, ...] = (50, 5, 1))
 
 
 def save_all(results: str | Path, profile: str, folder: Path) -> list[Path]:
-    """Write every figure of a profile as PNG (for the web) and PDF (for papers) into ``folder``."""
+    """Write every figure of a profile as PNG (for the web) and PDF (for papers) into ``folder``.
+
+    A profile with several datasets gives every figure once for each, in folders by its name.
+    """
     use_style()
-    levels, shown = load_levels(results, profile), load_profile(profile).tour
-    figures = {
+    levels, histograms, plan = load_levels(results, profile), load_weights(results, profile), load_profile(profile)
+    written = []
+    for dataset in plan.datasets or [""]:
+        drawn = _all_figures(of_dataset(levels, dataset), of_dataset(histograms, dataset), plan.tour)
+        (folder / dataset).mkdir(parents=True, exist_ok=True)
+        for (name, fig), suffix in product(drawn.items(), SAME_BYTES):
+            written.append(folder / dataset / f"{name}{suffix}")
+            fig.savefig(written[-1], metadata=SAME_BYTES[suffix])
+        for fig in drawn.values():
+            plt.close(fig)
+    return written
+
+
+def _all_figures(levels: pd.DataFrame, histograms: pd.DataFrame, preferred: dict) -> dict[str, Figure]:
+    shown = setting_shown(levels, preferred)
+    return {
         "tour": tour(levels, **shown),
         "cure": cure(levels, **shown),
         "baseline": baseline(levels),
         "l2_sweep": l2_sweep(levels),
-        "weights": weights(load_weights(results, profile)),
+        "weights": weights(histograms),
         "distillation": distillation(levels),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, fig in figures.items():
-        for suffix, stamp in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):  # same input, same bytes
-            written.append(folder / f"{name}{suffix}")
-            fig.savefig(written[-1], metadata=stamp)
-        plt.close(fig)
-    return written
+
+
+def setting_shown(levels: pd.DataFrame, preferred: dict) -> dict:
+    """The profile's ``tour``; where a dataset lacks it (people's noise has its own rate) its first vanilla setting."""
+    settings = vanilla_settings(levels)
+    if (preferred["arch"], preferred["noise_rate"]) in settings:
+        return preferred
+    return dict(zip(("arch", "noise_rate"), settings[0], strict=True))
 
 
 Lines = list[tuple[str, pd.DataFrame, object]]

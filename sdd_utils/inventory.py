@@ -73,7 +73,8 @@ def compare(local: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
     neither. ``no reference``: its setting is not in the reference. ``largest`` is the largest distance from the
     reference's run, or from its seeds' mean where the reference lacks this seed.
     """
-    setting = ["dataset", "arch", "noise_kind", "noise_rate", "weight_decay", "teacher", "temperature", "alpha"]
+    setting = ["dataset", "arch", "noise_kind", "noise_rate", "weight_decay"]
+    setting += ["teacher", "teacher_arch", "temperature", "alpha"]
     seeds = reference.groupby([*setting, "level"], dropna=False)["test_acc"].agg(["mean", "std", "count"]).reset_index()
     rows = []
     for run, curve in local.groupby("run_id", sort=False):

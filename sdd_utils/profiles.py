@@ -14,6 +14,13 @@ from sdd_utils.results import ROOT
 PROFILES = ROOT / "notebooks" / "profiles"
 
 
+class Dataset(Settings):
+    """One of several datasets: all curves of the profile, with what differs."""
+
+    settings: dict = Field(default_factory=dict)  # fields of Experiment that this dataset sets
+    noise_rates: list[float] | None = None  # in place of the architectures' own, since people's noise is what it is
+
+
 class Regularisation(Settings):
     """Curves with other penalties than the regular λ."""
 
@@ -24,6 +31,7 @@ class Regularisation(Settings):
 class Distillation(Settings):
     """Students of the vanilla curves: every combination of the lists."""
 
+    teacher_arch: str | None = None  # another architecture of the profile; None: the student's own
     noise_rates: list[float]
     teachers: list[Literal["sparse", "dense"]]
     temperatures: list[float]
@@ -47,13 +55,17 @@ class Profile(Settings):
     about: str
     tour: dict  # the setting (arch, noise_rate) that the first notebook and the README show
     base: dict  # fields of Experiment common to all
+    datasets: dict[str, Dataset] | None = None  # when there are several; one alone is in base
     architectures: dict[str, Architecture]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for name, plan in self.architectures.items():
-            if reserved := {"arch", "seed", "noise_rate", "teacher"} & {*self.base, *plan.settings}:
+            if reserved := self._set_by_the_grid & {*self.base, *plan.settings}:
                 raise ValueError(f"architectures.{name}: {min(reserved)} is set by the grid, not in base or settings")
+            taught_by = plan.distillation and plan.distillation.teacher_arch
+            if taught_by and taught_by not in self.architectures:
+                raise ValueError(f"architectures.{name}.distillation.teacher_arch: {taught_by!r} is not in the profile")
         shown = self.architectures.get(str(self.tour.get("arch")))
         if self.tour.keys() != {"arch", "noise_rate"} or not shown or self.tour["noise_rate"] not in shown.noise_rates:
             raise ValueError(f"tour: {self.tour} must be the arch and noise_rate of a vanilla curve of this profile")
@@ -65,9 +77,14 @@ class Profile(Settings):
         plans = [plan.distillation for plan in self.architectures.values() if plan.distillation]
         return any(len(plan.temperatures) * len(plan.alphas) > 1 for plan in plans)
 
+    @property
+    def _set_by_the_grid(self) -> set[str]:
+        return {"arch", "seed", "noise_rate", "teacher"} | ({"dataset"} if self.datasets else set())
+
     def experiments(self) -> list[Experiment]:
         """Every experiment, each once. Raises ConfigError naming the architecture and the field that is wrong."""
-        found = [exp for name in self.architectures for exp in self._of_architecture(name)]
+        datasets = self.datasets or {None: Dataset()}
+        found = [exp for name in datasets for arch in self.architectures for exp in self._curves(arch, name)]
         seen: dict[str, Experiment] = {}
         for exp in found:
             if exp.run_id in seen:
@@ -75,23 +92,30 @@ class Profile(Settings):
             seen[exp.run_id] = exp
         return found
 
-    def _of_architecture(self, name: str) -> list[Experiment]:
-        plan = self.architectures[name]
+    def _curves(self, arch: str, dataset: str | None) -> list[Experiment]:
+        plan, on = self.architectures[arch], (self.datasets or {}).get(dataset, Dataset())
+        fixed = on.settings | ({"dataset": dataset} if dataset else {})
 
-        def experiment(seed: int, rate: float, **fields) -> Experiment:
-            settings = self.base | plan.settings | {"arch": name, "seed": seed, "noise_rate": rate} | fields
-            return Experiment.parse(settings, f"{self.profile}: architectures.{name}: ")
+        def experiment(seed: int, rate: float, arch: str = arch, **fields) -> Experiment:
+            settings = self.base | self.architectures[arch].settings | fixed
+            settings |= {"arch": arch, "seed": seed, "noise_rate": rate} | fields
+            return Experiment.parse(settings, f"{self.profile}: architectures.{arch}: ")
+
+        def rates(own: list[float]) -> list[float]:
+            return own if on.noise_rates is None else on.noise_rates
 
         found = []
         for seed in range(plan.seeds):
-            found += [experiment(seed, rate) for rate in plan.noise_rates]
+            found += [experiment(seed, rate) for rate in rates(plan.noise_rates)]
             if plan.l2:
-                grid = product(plan.l2.noise_rates, plan.l2.weight_decays)
+                grid = product(rates(plan.l2.noise_rates), plan.l2.weight_decays)
                 found += [experiment(seed, rate, weight_decay=decay) for rate, decay in grid]
             if plan.distillation:
                 d = plan.distillation
-                for rate, rule, temperature, alpha in product(d.noise_rates, d.teachers, d.temperatures, d.alphas):
-                    teacher = {"rule": rule, "experiment": experiment(seed, rate)}
+                for rate, rule, temperature, alpha in product(
+                    rates(d.noise_rates), d.teachers, d.temperatures, d.alphas
+                ):
+                    teacher = {"rule": rule, "experiment": experiment(seed, rate, d.teacher_arch or arch)}
                     found.append(experiment(seed, rate, teacher=teacher, temperature=temperature, alpha=alpha))
         return found
 
@@ -118,6 +142,7 @@ def select(experiments: list[Experiment], only: str) -> list[Experiment]:
 
 FILTERS = {
     "arch": lambda exp: exp.arch,
+    "dataset": lambda exp: exp.dataset,
     "method": lambda exp: exp.method,
     "noise_rate": lambda exp: f"{exp.noise_rate:g}",
     "seed": lambda exp: str(exp.seed),

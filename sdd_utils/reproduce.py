@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -63,7 +64,7 @@ def tabulate(name: str, runs: Path = RUNS) -> pd.DataFrame:
     """Gather this machine's runs of a profile into levels.csv, weights.csv and claims.csv; returns the claims."""
     folders, levels = gather(name, runs)
     histograms = pd.concat([read_csv(folder / "weights.csv").assign(run_id=folder.name) for folder in folders])
-    keys = ["arch", "noise_rate", "weight_decay", "level", "sparsity", "bin"]
+    keys = ["dataset", "arch", "noise_rate", "weight_decay", "level", "sparsity", "bin"]
     plain = levels[(levels["method"] != "kd") & (levels["level"] % 3 == 0)]  # enough for figures, and a small file
     weights = plain.merge(histograms, on=["run_id", "level"]).groupby(keys, as_index=False)["count"].sum()
     claims = claims_table(levels)
@@ -73,16 +74,20 @@ def tabulate(name: str, runs: Path = RUNS) -> pd.DataFrame:
 
 
 def execute_notebooks(name: str, runs: Path = RUNS) -> None:
-    """Execute all notebooks on this machine's runs through papermill, as ``papermill -f <profile>.yaml`` would."""
+    """Execute all notebooks on this machine's runs through papermill, as ``papermill -f <profile>.yaml`` would.
+
+    A profile with several datasets gives them once for each, in folders by its name.
+    """
     import papermill
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of every key that a notebook ignores
     parameters = yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8")) | {"results": str(runs)}
-    out = runs / name / "notebooks"
-    out.mkdir(parents=True, exist_ok=True)
     quiet = {"progress_bar": False, "extra_arguments": ["--log-level=40"]}
-    for source in tqdm(sorted(NOTEBOOKS.glob("*.ipynb")), desc="notebooks", bar_format=BAR):
-        papermill.execute_notebook(source, out / source.name, parameters, cwd=NOTEBOOKS, **quiet)
+    todo = list(product(load_profile(name).datasets or [""], sorted(NOTEBOOKS.glob("*.ipynb"))))
+    for dataset, source in tqdm(todo, desc="notebooks", bar_format=BAR):
+        out = runs / name / "notebooks" / dataset / source.name
+        out.parent.mkdir(parents=True, exist_ok=True)
+        papermill.execute_notebook(source, out, parameters | {"dataset": dataset}, cwd=NOTEBOOKS, **quiet)
 
 
 def reproduce(name: str, workers: int | None = None, runs: Path = RUNS, seconds: float | None = None) -> Outcome:

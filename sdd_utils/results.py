@@ -21,8 +21,8 @@ FIGURES = ROOT / "figures"
 
 LEVEL_COLUMNS = [
     *["run_id", "profile", "dataset", "arch", "seed", "noise_kind", "noise_rate", "method", "optimizer"],
-    *["weight_decay", "teacher", "temperature", "alpha", "level", "sparsity", "remaining_params", "epochs"],
-    *["train_loss", "train_acc", "val_acc", "test_loss", "test_acc", "clean_fit", "memorised", "weight_std"],
+    *["weight_decay", "teacher", "teacher_arch", "temperature", "alpha", "level", "sparsity", "remaining_params"],
+    *["epochs", "train_loss", "train_acc", "val_acc", "test_loss", "test_acc", "clean_fit", "memorised", "weight_std"],
     *["seconds", "train_flops", "train_flops_sparse", "energy_kwh", "emissions_kg"],
 ]
 """One row a (curve, level); the README says what each column means."""
@@ -30,7 +30,7 @@ LEVEL_COLUMNS = [
 MEASURED_ON_THE_CLOCK = ["seconds", "energy_kwh", "emissions_kg"]
 """The only columns that differ when the same configuration runs again on the same machine."""
 
-WORDS = {"run_id", "profile", "dataset", "arch", "noise_kind", "method", "optimizer", "teacher"}
+WORDS = {"run_id", "profile", "dataset", "arch", "noise_kind", "method", "optimizer", "teacher", "teacher_arch"}
 SHARES = {"noise_rate", "sparsity", "train_acc", "val_acc", "test_acc", "clean_fit", "memorised"}
 
 WEIGHT_BIN = 0.02
@@ -47,6 +47,7 @@ def levels_table(exp: Experiment, rows: list[dict], profile: str = "") -> pd.Dat
         "profile": profile,
         "method": exp.method,
         "teacher": exp.teacher.rule if exp.teacher else "none",
+        "teacher_arch": exp.teacher.experiment.arch if exp.teacher else "none",
     }
     return pd.DataFrame([configured | row for row in rows], columns=LEVEL_COLUMNS)
 
@@ -91,10 +92,18 @@ def check_levels(levels: pd.DataFrame, where: str) -> pd.DataFrame:
     return levels
 
 
+def of_dataset(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """The rows of one dataset; ``""`` is the profile's only or first one. Raises ConfigError."""
+    known = table["dataset"].unique().tolist()
+    if dataset and dataset not in known:
+        raise ConfigError(f"dataset: there is no {dataset!r} in these results; there are {', '.join(known)}")
+    return table[table["dataset"] == (dataset or known[0])].reset_index(drop=True)
+
+
 def load_weights(results: str | Path, profile: str) -> pd.DataFrame:
     """Histograms of the surviving weights of the curves without a teacher, summed over seeds, every third level.
 
-    Columns: arch, noise_rate, weight_decay, level, sparsity, bin (left edge), count. Raises ResultsMissing.
+    Columns: dataset, arch, noise_rate, weight_decay, level, sparsity, bin (left edge), count. Raises ResultsMissing.
     """
     return read_csv(_find(results, profile, "weights.csv"))
 

@@ -106,10 +106,13 @@ def table(curve, seed=0, **columns):
         "train_acc": np.interp(range(len(curve)), [17, LEVELS], [1.0, 0.0]),
         "val_acc": curve,
         "test_acc": curve,
+        "dataset": "digits",
         "arch": "mlp",
+        "noise_kind": "symmetric",
         "noise_rate": 0.3,
         "weight_decay": 1e-4,
         "teacher": "none",
+        "teacher_arch": "mlp" if "teacher" in columns else "none",
     }
     return pd.DataFrame(base | columns)
 

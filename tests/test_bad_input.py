@@ -143,6 +143,15 @@ GRID = [
     (profile("vit", VIT | {"vit": {"patches": 4}}), "vit.patches: unknown field"),
     (profile() | {"profile": "other"}, "profiles/mine.yaml: profile: is 'other', but the file is called 'mine'"),
     (profile() | {"profile": "../mine"}, "profiles/mine.yaml: profile: string should match pattern"),
+    (profile() | {"datasets": {"mnist": {}}}, "mine: architectures.mlp: dataset: input should be 'digits', 'cifar10'"),
+    (
+        profile() | {"datasets": {"digits": {"rates": [0.1]}}},
+        "profiles/mine.yaml: datasets.digits.rates: unknown field",
+    ),
+    (
+        profile() | {"datasets": {"digits": {}}, "base": {"dataset": "digits"}},
+        "architectures.mlp: dataset is set by the grid, not in base or settings",
+    ),
     (profile() | {"archs": {}}, "profiles/mine.yaml: archs: unknown field; the fields are profile, about, tour"),
     ({k: v for k, v in profile().items() if k != "base"}, "profiles/mine.yaml: base: missing; it has no default"),
     (profile() | {"base": [1]}, "profiles/mine.yaml: base: input should be a valid dictionary (got [1])"),
@@ -169,10 +178,10 @@ OPTIONS = [
     (("reproduce", "--profile", "nine"), "profile: there is no 'nine'; known are mine"),
     (("status", "--profile", "nine"), "profile: there is no 'nine'; known are mine"),
     (("run", "--profile", "mine", "--only", "arch=vit"), "only: no run has arch=vit; there are mlp"),
-    (("run", "--profile", "mine", "--only", "kd"), "only: 'kd' is not field=value; the fields are arch, method"),
+    (("run", "--profile", "mine", "--only", "kd"), "only: 'kd' is not field=value; the fields are arch, dataset, method"),
     (
         ("run", "--profile", "mine", "--only", "size=3"),
-        "only: 'size=3' is not field=value; the fields are arch, method",
+        "only: 'size=3' is not field=value; the fields are arch, dataset, method",
     ),
     (("run", "--profile", "mine", "--workers", "0"), "Invalid value for '--workers': 0 is not in the range x>=1."),
     (

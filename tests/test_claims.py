@@ -41,6 +41,31 @@ def test_a_story_as_the_paper_tells_it_holds_throughout():
     assert seen[("C6",)].verdict == "not applicable"
 
 
+def test_every_dataset_has_its_own_rows():
+    two = [VANILLA, VANILLA.assign(dataset="cifar10"), rows(CURED, "kd", teacher="dense", dataset="cifar10")]
+    claims = claims_table(pd.concat(two, ignore_index=True))
+    assert claims.query("claim == 'C1'")["statement"].str.split(",").str[0].tolist() == ["digits", "CIFAR-10"]
+    assert claims.query("claim == 'C3'")["statement"].str.split(",").str[0].tolist() == ["CIFAR-10"]
+
+
+def test_human_noise_gets_a_verdict_where_there_is_some():
+    people = {"dataset": "cifar100n", "noise_kind": "human"}
+    plain, cured = VANILLA.assign(**people), rows(CURED, "kd", teacher="dense", **people)
+    assert verdicts(plain, cured)[("C6", "dense")].verdict == "holds"
+    again = rows(one_dip(0.2, 0.1), "kd", teacher="dense", **people)
+    assert verdicts(plain, again)[("C6", "dense")].verdict == "fails"
+    assert verdicts(rows(CURED).assign(**people), cured)[("C6", "dense")].verdict == "fails"  # no dip to avoid
+
+
+def test_a_teacher_of_another_architecture_is_charged_at_its_own_cost():
+    student = rows(CURED, "kd", teacher="dense", teacher_arch="resnet18")
+    big = rows(one_dip(0.2, 0.1), arch="resnet18").assign(train_flops=10.0)
+    claims = claims_table(pd.concat([rows(one_dip(0.2, 0.1), sd=0), student, big]))
+    (share,) = claims.loc[claims["claim"] == "C5", "measured"]
+    levels = 24  # 0 … 23, where this vanilla curve is best past its dip
+    assert share == pytest.approx((levels + 10) / levels)
+
+
 def test_a_story_that_contradicts_the_paper_fails():
     again = rows(one_dip(0.2, 0.1), "kd", teacher="dense")
     seen = verdicts(rows(CURED), rows(one_dip(0.2, 0.1), "l2", weight_decay=1e-2), again)

@@ -3,7 +3,7 @@ from conftest import SMALL, SMALL_VIT
 
 from sdd_utils.config import Experiment
 from sdd_utils.errors import ConfigError
-from sdd_utils.profiles import load_profile
+from sdd_utils.profiles import PROFILES, load_profile
 
 TEACHER = {"rule": "dense", "experiment": SMALL}
 WRONG = [
@@ -109,7 +109,7 @@ def test_a_configuration_survives_its_json(student):
     assert Experiment.parse(exp.model_dump(mode="json")) == exp
 
 
-@pytest.mark.parametrize("name", ["smoke", "digits", "digits-full", "digits-tune"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in PROFILES.glob("*.yaml")))
 def test_profiles_are_valid_and_state_their_teachers_among_their_own_runs(name):
     experiments = load_profile(name).experiments()
     run_ids = {e.run_id for e in experiments}
@@ -165,3 +165,17 @@ def test_an_experiment_that_is_described_twice_is_refused():
     mlp = profile.architectures["mlp"].model_copy(update={"noise_rates": [0.3, 0.3]})
     with pytest.raises(ConfigError, match="is described twice"):
         profile.model_copy(update={"architectures": {"mlp": mlp}}).experiments()
+
+
+def test_several_datasets_give_every_curve_once_for_each():
+    found = load_profile("paper").experiments()
+    by_dataset = {name: [exp for exp in found if exp.dataset == name] for name in ("cifar10", "cifar100", "cifar100n")}
+    assert [len(part) for part in by_dataset.values()] == [135, 135, 45]  # 3 noise rates twice, people's once
+    assert {(exp.noise_kind, exp.noise_rate) for exp in by_dataset["cifar100n"]} == {("human", 0.402)}
+
+
+def test_a_student_may_have_a_teacher_of_another_architecture():
+    students = [exp for exp in load_profile("paper").experiments() if exp.arch == "vgg_like" and exp.teacher]
+    assert {exp.teacher.experiment.arch for exp in students} == {"resnet18"}
+    known = {exp.run_id for exp in load_profile("paper").experiments()}
+    assert {exp.teacher.experiment.run_id for exp in students} <= known

@@ -122,3 +122,8 @@ def test_parameter_counts_at_the_papers_size(small):
     vit = SparseNetwork(build_model(small(SMALL_VIT, width=512, vit=shape, dataset="cifar10")))
     assert len(vit.mask) == 6 * 1_572_864 + 5_120
     assert len(vit.vector) == len(vit.mask) + 6 * 7 * 512 + 24_576 + 512 + 512 + 65 * 512 + 1_024 + 10
+    # VGG-like, width 32: 9·(3·32 + 32²) + 9·(c·2c + (2c)²) for c = 32, 64, 128, 256 (54c²) = 10,080 + 54·87,040 =
+    # 4,710,240; linear 512·49·10. Biases: 2·992 of the convolutions, 10 of the linear layer. Batch norm: 2·2·992.
+    vgg = SparseNetwork(build_model(small(arch="vgg_like", width=32, dataset="cifar10")))
+    assert len(vgg.mask) == 4_710_240 + 250_880
+    assert len(vgg.vector) == len(vgg.mask) + 1_984 + 10 + 3_968

@@ -67,11 +67,12 @@ def paths(device: torch.device) -> list[Path]:
         "without evaluating once a level": {"evaluate_once": False},
         "without experiments side by side": {"side_by_side": False},
     }
+    switches = {"channels_last": "channels last", "compiled": "compiling", "graph": "CUDA graph"}
+    for field, name in switches.items():
+        if getattr(ours.execution, field):
+            without[f"without {name}"] = {"execution": replace(ours.execution, **{field: False})}
     if on_gpu:
-        without |= {"without bfloat16": {"amp": False}} | {
-            f"without {name}": {"execution": replace(ours.execution, **{field: False})}
-            for field, name in (("channels_last", "channels last"), ("compiled", "compiling"), ("graph", "CUDA graph"))
-        }
+        without["without bfloat16"] = {"amp": False}
     conventional_way = Path("conventional", False, False, False, False)
     return [conventional_way, ours, *(replace(ours, name=name, **fields) for name, fields in without.items())]
 

@@ -1,6 +1,6 @@
-"""How a training step is executed on a GPU: in which memory layout, compiled, and captured as one CUDA graph.
+"""How a training step is executed: in which memory layout, and on a GPU compiled and captured as one CUDA graph.
 
-Nothing here changes what is computed, beyond rounding. On a CPU a step runs as it is written.
+Nothing here changes what is computed, beyond rounding.
 """
 
 from __future__ import annotations
@@ -29,14 +29,23 @@ class Execution:
 
     @classmethod
     def of(cls, device: torch.device) -> Execution:
-        """Everything on a GPU, nothing on a CPU."""
-        return cls(*[device.type == "cuda"] * 3)
+        """Everything on a GPU; on a CPU the memory layout alone."""
+        return cls(True, *[device.type == "cuda"] * 2)
 
     def logits(self, model: nn.Module, images: Tensor, full: bool = True) -> Tensor:
         """``model(images)``; ``full`` says that the batch has the usual size, for which alone it is worth compiling."""
-        if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+        images = channels_last(images) if self.channels_last else images
         return _compiled()(model, images) if self.compiled and full else model(images)
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """The images (n, c, h, w) with their channels together in memory, which is how convolutions are fastest.
+
+    On a CPU that pays from 32×32 on (a ResNet-18 of width 8 takes two thirds of the time); smaller ones stay.
+    """
+    if not images.is_cuda and images.shape[2] < 32:
+        return images
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 @cache

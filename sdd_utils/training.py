@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 from sdd_utils.config import Experiment
 from sdd_utils.data import Batch, Data, Split, augmented, batches, pad
 from sdd_utils.errors import TrainingDiverged
-from sdd_utils.execution import CapturedStep, Execution
+from sdd_utils.execution import CapturedStep, Execution, channels_last
 from sdd_utils.pruning import SparseNetwork
 from sdd_utils.seeding import derive, generator, random_state, seed_everything, set_random_state
 
@@ -197,4 +197,5 @@ def predict(model: nn.Module, split: Split, amp: bool = False, batch_size: int =
     model.eval()
     # Not inference_mode: a student differentiates through a loss that holds these.
     with torch.no_grad(), torch.autocast(split.images.device.type, torch.bfloat16, enabled=amp):
-        return torch.cat([model(split.normalise(images)).float() for images in split.images.split(batch_size)])
+        parts = (channels_last(split.normalise(images)) for images in split.images.split(batch_size))
+        return torch.cat([model(part).float() for part in parts])

@@ -178,7 +178,10 @@ OPTIONS = [
     (("reproduce", "--profile", "nine"), "profile: there is no 'nine'; known are mine"),
     (("status", "--profile", "nine"), "profile: there is no 'nine'; known are mine"),
     (("run", "--profile", "mine", "--only", "arch=vit"), "only: no run has arch=vit; there are mlp"),
-    (("run", "--profile", "mine", "--only", "kd"), "only: 'kd' is not field=value; the fields are arch, dataset, method"),
+    (
+        ("run", "--profile", "mine", "--only", "kd"),
+        "only: 'kd' is not field=value; the fields are arch, dataset, method",
+    ),
     (
         ("run", "--profile", "mine", "--only", "size=3"),
         "only: 'size=3' is not field=value; the fields are arch, dataset, method",

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import SMALL_VIT
+from conftest import SMALL, SMALL_VIT
 
 from sdd_utils.data import load
 from sdd_utils.execution import Execution
@@ -24,36 +24,26 @@ def without_codegen(monkeypatch):
     torch._dynamo.reset()
 
 
-def test_a_network_is_compiled_once_for_all_levels_and_experiments(small, without_codegen):
+@pytest.mark.parametrize("settings", [SMALL | {"arch": "resnet18", "width": 4}, SMALL_VIT])
+def test_a_compiled_step_trains_as_a_plain_one_and_is_compiled_once_for_all(small, without_codegen, settings):
     from torch._dynamo.utils import counters
 
-    counters.clear()
-    for seed in (0, 1):
-        exp = small(arch="resnet18", width=4, seed=seed, epochs=1)
-        data = load(exp)
-        net = new_network(exp, data)
-        for level in (0, 1):
-            net.prune(level, exp.prune_share)
-            train_level(net, data, exp, level, None, execution=Execution(compiled=True))
-    assert counters["stats"]["unique_graphs"] == 1
-
-
-@pytest.mark.parametrize("settings", [{"arch": "resnet18", "width": 4, "noise_rate": 0.1}, SMALL_VIT])
-def test_a_compiled_step_trains_as_a_plain_one(small, student, without_codegen, settings):
     settings = settings | {"epochs": 1, "crop_padding": 1, "batch_size": 300}
     if "vit" in settings:
         settings["vit"] = settings["vit"] | {"dropout": 0.0}  # compiled dropout draws other numbers
-        plain = small(settings)
-        exp = small(settings, teacher={"rule": "dense", "experiment": plain}, temperature=2, alpha=0.8)
-    else:
-        exp = student(**settings)
+    exp = small(settings, teacher={"rule": "dense", "experiment": small(settings)}, temperature=2, alpha=0.8)
     data = load(exp)
+    counters.clear()
     outcomes = []
-    for execution in (Execution(), Execution(channels_last=True, compiled=True)):
+    for execution in (Execution(), Execution(channels_last=True, compiled=True), Execution(compiled=True)):
         net, teacher = new_network(exp, data), new_network(exp.model_copy(update={"seed": 9}), data)
-        train_level(net, data, exp, 0, teacher, execution=execution)
+        for level in (0, 1):
+            net.prune(level, exp.prune_share)
+            train_level(net, data, exp, level, teacher, execution=execution)
         outcomes.append(predict(net.model, data.test))
-    torch.testing.assert_close(*outcomes, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(outcomes[0], outcomes[1], rtol=1e-3, atol=1e-4)
+    assert torch.equal(outcomes[1], outcomes[2])  # images of the digits' size stay in their layout on a CPU
+    assert counters["stats"]["unique_graphs"] == 2  # student and teacher
 
 
 @needs_gpu

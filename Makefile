@@ -14,8 +14,8 @@ UV := 0.13.9
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-reproduce: $(READY) ## train PROFILE (default: digits) from scratch (for BUDGET=9m at most), execute the notebooks, print the table of claims
-	$(RUN) sdd_utils reproduce --profile $(PROFILE) $(if $(BUDGET),--time-budget $(BUDGET))
+reproduce: $(READY) ## train PROFILE (default: digits) from scratch (for BUDGET=9m at most; on DEVICE=cuda), execute the notebooks, print the table of claims
+	$(RUN) sdd_utils reproduce --profile $(PROFILE) --device $(DEVICE) $(if $(BUDGET),--time-budget $(BUDGET))
 
 figures: $(READY) ## draw the figures from the committed reference results; trains nothing
 	$(RUN) sdd_utils figures

@@ -5,6 +5,7 @@ All rows of a table are measured in one run on one machine, in turn, so that the
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -31,9 +32,6 @@ from sdd_utils.seeding import generator
 from sdd_utils.training import learn, make_optimizer, training_step
 from sdd_utils.workers import local_workers
 
-SPARSE_LEVEL = 21
-"""The level whose sparsity, 1 − 0.8²¹ = 99.1 %, stands for a sparse network."""
-
 ROUNDS = 3
 """Every row is measured so often, the rows in turn, and its median taken."""
 
@@ -57,10 +55,13 @@ class Path:
     execution: Execution = NOTHING
 
 
-def paths(device: torch.device) -> list[Path]:
+def paths(exp: Experiment, device: torch.device) -> list[Path]:
     """The conventional way, ours, and ours with one ingredient removed in turn."""
     on_gpu = device.type == "cuda"
-    ours = Path("ours", amp=on_gpu, execution=Execution.of(device))
+    execution = Execution.of(device)
+    if not on_gpu and exp.facts.image_shape[1] < 32:
+        execution = replace(execution, channels_last=False)  # it changes nothing there
+    ours = Path("ours", amp=on_gpu, execution=execution)
     without = {
         "without resident images": {"resident": False},
         "without one vector": {"vector": False},
@@ -103,9 +104,17 @@ class Row:
 
 def rows(experiments: list[Experiment], device: torch.device) -> list[Row]:
     """Every experiment dense and sparse, conventionally and our way; without the ingredients where there is no more."""
-    every = paths(device)
-    found = [Row(exp, level, path) for exp in experiments for level in (0, SPARSE_LEVEL) for path in every[:2]]
-    return found + [Row(exp, 0, path) for exp in experiments if not exp.teacher for path in every[2:]]
+    found = []
+    for exp in experiments:
+        first, ours, *without = paths(exp, device)
+        found += [Row(exp, level, path) for level in (0, sparse_level(exp)) for path in (first, ours)]
+        found += [Row(exp, 0, path) for path in without if not exp.teacher]
+    return found
+
+
+def sparse_level(exp: Experiment) -> int:
+    """The level closest to 99 % sparsity, which stands for a sparse network: 21 where a level removes 20 %."""
+    return round(math.log(0.01, 1 - exp.prune_share))
 
 
 def bench(experiments: list[Experiment], device: str, side_by_side: int | None = None) -> pd.DataFrame:
@@ -129,12 +138,10 @@ def bench(experiments: list[Experiment], device: str, side_by_side: int | None =
                 bar.update()
     executor.shutdown()
     table = pd.DataFrame([_entry(row, turns, rate, device) for row, turns in measured.items()])
-    keys = ["network", "method", "level"]
-    base = table[table["path"] == "conventional"].set_index(keys)["images_per_second"]
-    table["times_conventional"] = (
-        table["images_per_second"] / base.loc[pd.MultiIndex.from_frame(table[keys])].to_numpy()
-    )
-    return table
+    keys = ["arch", "method", "level"]
+    base = table.loc[table["path"] == "conventional", [*keys, "images_per_second"]]
+    conventional_speed = table[keys].merge(base, on=keys)["images_per_second"]
+    return table.assign(times_conventional=table["images_per_second"] / conventional_speed)
 
 
 def _entry(row: Row, turns: list[list[Timing]], rate: float, device: str) -> dict:
@@ -185,6 +192,8 @@ def measure(row: Row, device: str, threads: int, seed: int) -> Timing:
     where, exp = torch.device(device), row.exp.model_copy(update={"amp": row.path.amp})
     prepare(where)
     torch.set_num_threads(threads)
+    if row.path.name == "conventional":  # torch's own defaults, which the field's scripts leave alone
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = True, False
     data = load(exp, where)
     net, teacher = new_network(exp, data), new_network(exp.teacher.experiment, data) if exp.teacher else None
     if row.level:

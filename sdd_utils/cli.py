@@ -31,7 +31,9 @@ FOLDER = click.Path(path_type=Path, resolve_path=True)
 profile_option = click.option("--profile", default="digits", show_default=True, help="A file of notebooks/profiles.")
 results_option = click.option("--results", type=FOLDER, default=RUNS, help="Instead of results/runs.")
 only_option = click.option("--only", default="", help="Some of the runs, such as method=kd,arch=vit.")
-workers_option = click.option("--workers", type=click.IntRange(min=1), help="Processes; one for each core by default.")
+workers_help = "Processes; by default one for each core, or one on a GPU."
+workers_option = click.option("--workers", type=click.IntRange(min=1), help=workers_help)
+device_option = click.option("--device", default="cpu", show_default=True, help="Such as cuda or cuda:1.")
 budget_option = click.option("--time-budget", type=Duration(), help="Train for so long at most: 90s, 9m, 1h30m, 2d.")
 
 
@@ -57,7 +59,7 @@ def cli() -> None:
 @profile_option
 @only_option
 @workers_option
-@click.option("--device", default="cpu", show_default=True, help="Such as cuda or cuda:1.")
+@device_option
 @budget_option
 @results_option
 def run_command(profile: str, only: str, workers: int, device: str, time_budget: float, results: Path) -> None:
@@ -75,11 +77,12 @@ def run_command(profile: str, only: str, workers: int, device: str, time_budget:
 @cli.command("reproduce")
 @profile_option
 @workers_option
+@device_option
 @budget_option
 @results_option
-def reproduce_command(profile: str, workers: int, time_budget: float, results: Path) -> None:
+def reproduce_command(profile: str, workers: int, device: str, time_budget: float, results: Path) -> None:
     """Train, draw, execute the notebooks, and end with the table of claims."""
-    leave(reproduce.reproduce(profile, workers, results, time_budget))
+    leave(reproduce.reproduce(profile, workers, results, time_budget, device))
 
 
 @cli.command("status")
@@ -157,7 +160,7 @@ def data_command(dataset: str, root: Path | None) -> None:
 @cli.command("bench")
 @profile_option
 @click.option("--arch", multiple=True, help="One of the profile's architectures; all by default. May be repeated.")
-@click.option("--device", default="cpu", show_default=True, help="Such as cuda.")
+@device_option
 @click.option("--side-by-side", type=click.IntRange(min=1), help="Experiments at a time; one a core, two on a GPU.")
 def bench_command(profile: str, arch: tuple[str, ...], device: str, side_by_side: int) -> None:
     """Measure how fast we train beside the conventional way, and what each ingredient is worth."""
@@ -175,7 +178,7 @@ def bench_command(profile: str, arch: tuple[str, ...], device: str, side_by_side
 @cli.command("plan")
 @profile_option
 @only_option
-@click.option("--device", default="cpu", show_default=True, help="Such as cuda.")
+@device_option
 def plan_command(profile: str, only: str, device: str) -> None:
     """Say what a profile would take on this machine: runs, FLOPs, hours, kWh, kg of CO2eq. Trains nothing."""
     from sdd_utils.plan import last_bench, plan

@@ -94,7 +94,7 @@ def prepare(device: torch.device) -> None:
     torch.set_num_threads(1)  # the cores are for other experiments, and sums come out the same wherever this one runs
     torch.set_flush_denormal(True)  # decayed weights become denormal numbers, which a CPU multiplies very slowly
     if device.type == "cuda":
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(device.index or 0)
         torch.backends.cudnn.benchmark = False  # it may choose another algorithm next time
         torch.backends.cudnn.deterministic = True
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # amp: off means float32

@@ -38,9 +38,12 @@ def train(
     device: str = "cpu",
     seconds: float | None = None,
 ) -> Outcome:
-    """Run every experiment of a profile that is not finished, for ``seconds`` at most; see ``sweep.run_sweep``."""
+    """Run every experiment of a profile that is not finished, for ``seconds`` at most; see ``sweep.run_sweep``.
+
+    ``workers`` is by default one for each core, or one on another device than the CPU.
+    """
     chosen = experiments_of(name, only)
-    executor = local_workers(workers)
+    executor = local_workers(workers or (None if device == "cpu" else 1))
     from sdd_utils.sweep import check_device, run_sweep  # torch takes seconds, and figures and tables need none of it
 
     check_device(device)
@@ -90,7 +93,13 @@ def execute_notebooks(name: str, runs: Path = RUNS) -> None:
         papermill.execute_notebook(source, out, parameters | {"dataset": dataset}, cwd=NOTEBOOKS, **quiet)
 
 
-def reproduce(name: str, workers: int | None = None, runs: Path = RUNS, seconds: float | None = None) -> Outcome:
+def reproduce(
+    name: str,
+    workers: int | None = None,
+    runs: Path = RUNS,
+    seconds: float | None = None,
+    device: str = "cpu",
+) -> Outcome:
     """Everything of a profile, from scratch or from where it stopped; tables and notebooks only when all is trained.
 
     ``seconds`` is for the training; what follows it takes about a minute.
@@ -99,7 +108,7 @@ def reproduce(name: str, workers: int | None = None, runs: Path = RUNS, seconds:
         raise ConfigError(f"{name}: has several τ or α a setting, which claims cannot speak of: use run, then choose")
     from sdd_utils import figures  # matplotlib and seaborn take seconds too
 
-    outcome = train(name, workers, runs, seconds=seconds)
+    outcome = train(name, workers, runs, device=device, seconds=seconds)
     if outcome.failed or outcome.stopped:
         return outcome
     claims = tabulate(name, runs)

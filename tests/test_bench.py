@@ -1,0 +1,64 @@
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from sdd_utils import bench
+from sdd_utils.config import ConfigError
+from sdd_utils.cost import dense_flops, flop_count
+from sdd_utils.plan import plan
+
+
+@pytest.fixture
+def table(small, student, monkeypatch):
+    monkeypatch.setattr(bench, "SECONDS", 0.0)
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    monkeypatch.setattr(bench, "local_workers", ThreadPoolExecutor)
+    monkeypatch.setattr(bench.os, "cpu_count", lambda: 0)  # DataLoader then has no workers
+    return bench.bench([small(), student()], "cpu", side_by_side=2)
+
+
+def test_every_row_stands_beside_the_conventional_way_of_its_own(table, small):
+    keys = ["arch", "method", "level"]
+    for _, rows in table.groupby(keys):
+        assert {"conventional", "ours"} <= set(rows["path"])
+        assert rows.loc[rows["path"] == "conventional", "times_conventional"].tolist() == [1.0]
+    assert len(table.groupby(keys)) == 4  # vanilla and distilled, dense and sparse
+    ingredients = table.query("method == 'vanilla' and level == 0 and path.str.startswith('without')")
+    assert len(ingredients) == 4
+    assert table.loc[table["path"] == "conventional", "at_a_time"].tolist() == [1] * 4
+    rate = table["at_a_time"] * table["images_per_epoch"] / table["seconds_per_epoch"]
+    assert rate.tolist() == pytest.approx(table["images_per_second"].tolist())
+    plain = table[table["method"] == "vanilla"].iloc[0]
+    assert plain["tflops"] == pytest.approx(plain["images_per_second"] * flop_count(small()).step / 1e12)
+    assert plain["hours_per_curve"] == pytest.approx(plain["seconds_per_epoch"] * 2 * 5 / 3600)
+
+
+def test_a_plan_is_the_flops_at_the_speed_of_the_bench(table, small, student):
+    exp = small(arch="vgg_like", width=4)  # not measured: the plan has no speed for it
+    planned = plan([small(), small(seed=1), student(), exp], table).set_index(["arch", "method"])
+    assert planned.loc[("mlp", "vanilla"), "runs"] == 2
+    assert planned.loc[("mlp", "vanilla"), "epochs"] == 2 * 5 * 2
+    assert planned["PFLOP"].iloc[-1] == pytest.approx(planned["PFLOP"].iloc[:-1].sum())
+    (row,) = table.query("method == 'vanilla' and level == 0 and path == 'ours'").itertuples()
+    assert planned.loc[("mlp", "vanilla"), "hours"] == pytest.approx(2 * row.hours_per_curve / 2)  # two at a time
+    assert planned["hours"].isna().tolist() == [False, False, True, False]
+    assert planned.loc[("vgg_like", "vanilla"), "PFLOP"] == pytest.approx(5 * dense_flops(exp) / 1e15)
+
+
+def test_without_a_bench_a_plan_has_no_hours(small):
+    assert plan([small()], None)[["hours", "kWh", "kg CO2eq"]].isna().all(axis=None)
+
+
+def test_the_bench_takes_one_curve_of_each_kind_and_refuses_what_is_not_there(small, student):
+    experiments = [small(seed=s, arch=a, width=8) for a in ("mlp", "resnet18") for s in (0, 1)] + [
+        student(),
+        student("sparse"),
+    ]
+    assert [(e.arch, e.method, e.seed) for e in bench.chosen(experiments)] == [
+        ("mlp", "vanilla", 0),
+        ("resnet18", "vanilla", 0),
+        ("mlp", "kd", 0),
+    ]
+    assert {e.arch for e in bench.chosen(experiments, ("resnet18",))} == {"resnet18"}
+    with pytest.raises(ConfigError, match="arch: the profile has no 'vit'; there are mlp, resnet18"):
+        bench.chosen(experiments, ("vit",))

@@ -38,16 +38,16 @@ ROUNDS = 3
 SECONDS = 2.0
 """A measurement lasts as many epochs as fit into so much time, at least one, after a warm-up."""
 
-
 NOTHING = Execution()
 
 
 @dataclass(frozen=True)
 class Path:
-    """One way to train. The fields are the ingredients; all of them off is the conventional way."""
+    """One way to train. The fields are the ingredients; with all of them off it is the conventional way."""
 
     name: str
-    resident: bool = True  # images as one tensor on the device; else PIL images in DataLoader workers
+    resident: bool = True  # images as one tensor on the device; else PIL images from a DataLoader
+    loader_workers: int = os.cpu_count() or 1  # processes of that DataLoader
     vector: bool = True  # one vector of parameters with a mask; else layers and torch.nn.utils.prune
     evaluate_once: bool = True  # after a level; else the test set after every epoch
     side_by_side: bool = True  # an experiment a core, or more than one on a GPU; else one, which has all cores
@@ -74,8 +74,10 @@ def paths(exp: Experiment, device: torch.device) -> list[Path]:
             without[f"without {name}"] = {"execution": replace(ours.execution, **{field: False})}
     if on_gpu:
         without["without bfloat16"] = {"amp": False}
-    conventional_way = Path("conventional", False, False, False, False)
-    return [conventional_way, ours, *(replace(ours, name=name, **fields) for name, fields in without.items())]
+    with_workers = Path("conventional", False, vector=False, evaluate_once=False, side_by_side=False)
+    without_workers = replace(with_workers, name="conventional, no workers", loader_workers=0)
+    variants = [replace(ours, name=name, **fields) for name, fields in without.items()]
+    return [with_workers, without_workers, ours, *variants]
 
 
 def chosen(experiments: list[Experiment], archs: tuple[str, ...] = ()) -> list[Experiment]:
@@ -106,8 +108,9 @@ def rows(experiments: list[Experiment], device: torch.device) -> list[Row]:
     """Every experiment dense and sparse, conventionally and our way; without the ingredients where there is no more."""
     found = []
     for exp in experiments:
-        first, ours, *without = paths(exp, device)
-        found += [Row(exp, level, path) for level in (0, sparse_level(exp)) for path in (first, ours)]
+        every = paths(exp, device)
+        compared, without = every[:3], every[3:]
+        found += [Row(exp, level, path) for level in (0, sparse_level(exp)) for path in compared]
         found += [Row(exp, 0, path) for path in without if not exp.teacher]
     return found
 
@@ -118,7 +121,9 @@ def sparse_level(exp: Experiment) -> int:
 
 
 def bench(experiments: list[Experiment], device: str, side_by_side: int | None = None) -> pd.DataFrame:
-    """The table of ``make bench``, one row a (network, method, sparsity, path); see README for its columns.
+    """The table of ``make bench``, one row a (architecture, method, level, path); see README for its columns.
+
+    ``times_conventional`` compares with the faster of the conventional ways, with DataLoader workers or without.
 
     ``side_by_side`` is how many experiments train at a time where that is an ingredient: by default one for each core,
     or two on a GPU.
@@ -139,9 +144,8 @@ def bench(experiments: list[Experiment], device: str, side_by_side: int | None =
     executor.shutdown()
     table = pd.DataFrame([_entry(row, turns, rate, device) for row, turns in measured.items()])
     keys = ["arch", "method", "level"]
-    base = table.loc[table["path"] == "conventional", [*keys, "images_per_second"]]
-    conventional_speed = table[keys].merge(base, on=keys)["images_per_second"]
-    return table.assign(times_conventional=table["images_per_second"] / conventional_speed)
+    base = table[table["path"].str.startswith("conventional")].groupby(keys)["images_per_second"].max()
+    return table.assign(times_conventional=table["images_per_second"] / table[keys].join(base, on=keys)[base.name])
 
 
 def _entry(row: Row, turns: list[list[Timing]], rate: float, device: str) -> dict:
@@ -192,7 +196,7 @@ def measure(row: Row, device: str, threads: int, seed: int) -> Timing:
     where, exp = torch.device(device), row.exp.model_copy(update={"amp": row.path.amp})
     prepare(where)
     torch.set_num_threads(threads)
-    if row.path.name == "conventional":  # torch's own defaults, which the field's scripts leave alone
+    if not row.path.vector and not row.path.resident:  # torch's own defaults, which the field's scripts leave alone
         torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = True, False
     data = load(exp, where)
     net, teacher = new_network(exp, data), new_network(exp.teacher.experiment, data) if exp.teacher else None
@@ -222,8 +226,8 @@ def _epochs(row: Row, exp: Experiment, net: SparseNetwork, teacher: SparseNetwor
     path, rng, device = row.path, generator(seed, "bench"), net.vector.device
     optimizer, _ = make_optimizer(net, exp)
     step = training_step(net, data, exp, teacher, optimizer, path.execution)
-    train_loader = conventional.loader(data.train, exp, True, os.cpu_count())
-    test_loader = conventional.loader(data.test, exp, False, os.cpu_count())
+    train_loader = conventional.loader(data.train, exp, True, path.loader_workers)
+    test_loader = conventional.loader(data.test, exp, False, path.loader_workers)
     padded = pad(data.train.images, exp.crop_padding)
     layers = conventional.masked_model(exp, net.mask, device)
     model, its_optimizer = (net.model, None) if path.vector else (layers, conventional.optimizer_of(layers, exp))

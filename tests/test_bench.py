@@ -2,7 +2,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sdd_utils import bench
+from sdd_utils import bench, conventional
 from sdd_utils.config import ConfigError
 from sdd_utils.cost import dense_flops, flop_count
 from sdd_utils.plan import plan
@@ -13,7 +13,12 @@ def table(small, student, monkeypatch):
     monkeypatch.setattr(bench, "SECONDS", 0.0)
     monkeypatch.setattr(bench, "ROUNDS", 1)
     monkeypatch.setattr(bench, "local_workers", ThreadPoolExecutor)
-    monkeypatch.setattr(bench.os, "cpu_count", lambda: 0)  # DataLoader then has no workers
+    loader = conventional.loader
+
+    def here(split, exp, training, workers):
+        return loader(split, exp, training, 0)  # processes take time to start
+
+    monkeypatch.setattr(conventional, "loader", here)
     return bench.bench([small(), student()], "cpu", side_by_side=2)
 
 
@@ -21,11 +26,13 @@ def test_every_row_stands_beside_the_conventional_way_of_its_own(table, small):
     keys = ["arch", "method", "level"]
     for _, rows in table.groupby(keys):
         assert {"conventional", "ours"} <= set(rows["path"])
-        assert rows.loc[rows["path"] == "conventional", "times_conventional"].tolist() == [1.0]
+        base = rows.loc[rows["path"].str.startswith("conventional"), "times_conventional"]
+        assert len(base) == 2
+        assert base.max() == 1.0
     assert len(table.groupby(keys)) == 4  # vanilla and distilled, dense and sparse
     ingredients = table.query("method == 'vanilla' and level == 0 and path.str.startswith('without')")
     assert len(ingredients) == 4
-    assert table.loc[table["path"] == "conventional", "at_a_time"].tolist() == [1] * 4
+    assert set(table.loc[table["path"].str.startswith("conventional"), "at_a_time"]) == {1}
     rate = table["at_a_time"] * table["images_per_epoch"] / table["seconds_per_epoch"]
     assert rate.tolist() == pytest.approx(table["images_per_second"].tolist())
     plain = table[table["method"] == "vanilla"].iloc[0]
@@ -40,7 +47,7 @@ def test_a_plan_is_the_flops_at_the_speed_of_the_bench(table, small, student):
     assert planned.loc[("mlp", "vanilla"), "epochs"] == 2 * 5 * 2
     assert planned["PFLOP"].iloc[-1] == pytest.approx(planned["PFLOP"].iloc[:-1].sum())
     (row,) = table.query("method == 'vanilla' and level == 0 and path == 'ours'").itertuples()
-    assert planned.loc[("mlp", "vanilla"), "hours"] == pytest.approx(2 * row.hours_per_curve / 2)  # two at a time
+    assert planned.loc[("mlp", "vanilla"), "hours"] == pytest.approx(2 * row.hours_per_curve)
     assert planned["hours"].isna().tolist() == [False, False, True, False]
     assert planned.loc[("vgg_like", "vanilla"), "PFLOP"] == pytest.approx(5 * dense_flops(exp) / 1e15)
 

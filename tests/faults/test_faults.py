@@ -5,6 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
+from inject import KINDS
+
+from sdd_utils.results import REFERENCE
+
 INJECT = Path(__file__).with_name("inject.py")
 
 
@@ -15,3 +20,12 @@ def test_no_fault_costs_or_changes_a_result(tmp_path):
     assert run.returncode == 0, run.stdout + run.stderr
     facts = json.loads((tmp_path / "provenance.json").read_text())
     assert (facts["faults"], facts["lost"], facts["altered"], facts["untidy"]) == (4, 0, 0, 0)
+
+
+def test_the_record_of_the_long_run_is_complete_and_clean():
+    facts = json.loads((REFERENCE / "faults" / "provenance.json").read_text())
+    table = pd.read_csv(REFERENCE / "faults" / "faults.csv")
+    assert len(table) == facts["faults"] >= 200
+    assert not table[["lost", "altered", "untidy"]].any(axis=None)
+    assert table["fault"].tolist() == list(range(1, len(table) + 1))
+    assert set(table["kind"]) == {kind.strip() for kind in KINDS}

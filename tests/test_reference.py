@@ -39,10 +39,11 @@ def test_it_holds_every_level_of_every_run_of_its_profile(name, levels):
     assert len(levels) == len(expected)
 
 
-def test_numbers_are_in_range_and_the_sparsities_follow_the_formula(levels):
+def test_numbers_are_in_range_and_the_sparsities_follow_the_formula(name, levels):
     shares = ["noise_rate", "sparsity", "train_acc", "val_acc", "test_acc", "clean_fit", "memorised"]
     assert levels[shares].stack().between(0, 1).all()
-    assert (levels["sparsity"] - (1 - 0.8 ** levels["level"])).abs().max() < 1e-3
+    left = (1 - load_profile(name).base["prune_share"]) ** levels["level"]
+    assert (levels["sparsity"] - (1 - left)).abs().max() < 1e-3
     assert levels.groupby("run_id")["sparsity"].max().min() > 0.998
     positive = ["seconds", "train_flops", "train_flops_sparse", "energy_kwh", "emissions_kg", "weight_std"]
     assert (levels[positive] > 0).all(axis=None)
@@ -56,6 +57,7 @@ def test_the_claims_are_what_the_rules_make_of_the_levels(name, levels):
     pd.testing.assert_frame_equal(committed, pd.read_csv(io.StringIO(written)))
 
 
+@pytest.mark.parametrize("name", ["digits", "digits-full"])
 def test_two_architectures_or_more_show_double_descent(levels):
     showing = {
         a for a, rate in vanilla_settings(levels) if measure_dip(curves_of(vanilla(levels, a, rate))).is_double_descent

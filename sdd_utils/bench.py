@@ -35,7 +35,7 @@ from sdd_utils.workers import local_workers
 ROUNDS = 3
 """Every row is measured so often, the rows in turn, and its median taken."""
 
-SECONDS = 2.0
+SECONDS = 1.0
 """A measurement lasts as many epochs as fit into so much time, at least one, after a warm-up."""
 
 NOTHING = Execution()

@@ -24,10 +24,12 @@ def cell(row, digits=1):
     return text.replace("-", "−")
 
 
-@pytest.mark.parametrize("arch", ["MLP", "ResNet-18", "ViT"])
-@pytest.mark.parametrize("rate", ["0.1", "0.3", "0.5"])
-def test_the_table_of_five_seeds_shows_the_committed_verdicts(arch, rate):
-    full = pd.read_csv(REFERENCE / "digits-full" / "claims.csv")
+FULL = [("digits-full", arch, rate) for arch in ("MLP", "ResNet-18", "ViT") for rate in ("0.1", "0.3", "0.5")]
+
+
+@pytest.mark.parametrize(("profile", "arch", "rate"), [*FULL, ("cifar10-tiny", "ResNet-18", "0.2")])
+def test_the_other_tables_show_the_committed_verdicts(profile, arch, rate):
+    full = pd.read_csv(REFERENCE / profile / "claims.csv")
     mine = full[full["statement"].str.startswith(f"{arch}, ε = {rate}: ")]
     cells = []
     for claim, teacher in [("C1", ""), ("C3", "sparse"), ("C3", "dense"), ("C4", "sparse"), ("C4", "dense")]:

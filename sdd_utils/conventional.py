@@ -55,7 +55,10 @@ def loader(split: Split, exp: Experiment, training: bool, workers: int) -> DataL
         steps.insert(0, transforms.RandomHorizontalFlip())
     on_gpu = split.images.is_cuda
     images = PilImages(split, transforms.Compose(steps))
-    return DataLoader(images, exp.batch_size, shuffle=training, num_workers=workers, pin_memory=on_gpu)
+    how = "fork" if workers else None  # Linux's usual way, also inside a worker of ours, where loky's is the default
+    return DataLoader(
+        images, exp.batch_size, training, num_workers=workers, pin_memory=on_gpu, multiprocessing_context=how
+    )
 
 
 def masked_model(exp: Experiment, mask: Tensor, device: torch.device) -> nn.Module:

@@ -40,3 +40,12 @@ def test_the_other_tables_show_the_committed_verdicts(profile, arch, rate):
 
 def test_every_profile_is_listed():
     assert all(f"| `{path.stem}` |" in README for path in PROFILES.glob("*.yaml"))
+
+
+@pytest.mark.parametrize(("arch", "shown"), [("mlp", "MLP"), ("vit", "ViT"), ("resnet18", "ResNet-18")])
+def test_the_table_of_speeds_is_the_committed_bench(arch, shown):
+    bench = pd.read_csv(REFERENCE / "bench" / "amd-epyc-2-cores.csv").query("arch == @arch and level == 0")
+    rows = bench[bench["method"] == "vanilla"].set_index("path")
+    paths = ["conventional", "conventional, no workers", "ours"]
+    speeds = " | ".join(f"{rows.loc[path, 'images_per_second']:,.0f}" for path in paths)
+    assert f"| {shown} | {speeds} | {rows.loc['ours', 'times_conventional']:.1f} |" in README

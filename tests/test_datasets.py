@@ -13,7 +13,7 @@ from sdd_utils import cifar as cifars
 from sdd_utils import config, datasets
 from sdd_utils.cifar import HUMAN, Human, cifar, human_labels
 from sdd_utils.cli import main
-from sdd_utils.data import load
+from sdd_utils.data import CIFAR100, load
 from sdd_utils.datasets import DATA, digits
 
 
@@ -232,10 +232,18 @@ def test_digits_that_are_not_scikit_learns(monkeypatch, change):
         digits()
 
 
-@pytest.mark.skipif(not (DATA / "cifar-100-python").exists(), reason="CIFAR-100 is not on this machine")
-def test_the_real_cifar_100_has_forty_per_cent_wrong_human_labels():
-    train, test = cifar("cifar100")
-    assert (len(train.labels), len(test.labels), train.classes) == (50_000, 10_000, 100)
-    noisy = human_labels("cifar100n", train.labels, 100)
-    assert (noisy != train.labels).float().mean().item() == pytest.approx(0.402, abs=5e-4)
-    assert HUMAN["cifar100n"].labels == ("noisy_label",)
+def test_every_set_of_human_labels_has_its_rate():
+    assert {name: tuple(rates) for name, rates in config.HUMAN_NOISE.items()} == {n: h.labels for n, h in HUMAN.items()}
+
+
+@pytest.mark.skipif(not (DATA / "cifar-n").exists(), reason="CIFAR and CIFAR-N are not on this machine")
+@pytest.mark.parametrize(("name", "classes"), [("cifar10n", 10), ("cifar100n", 100)])
+def test_the_real_files_are_what_the_configuration_says_of_them(name, classes):
+    train, test = cifar(HUMAN[name].of)
+    assert (len(train.labels), len(test.labels), train.classes) == (50_000, 10_000, classes)
+    for labels, rate in config.HUMAN_NOISE[name].items():
+        given = human_labels(name, train.labels, classes, labels=labels)
+        assert (given != train.labels).float().mean().item() == pytest.approx(rate, abs=5e-5)
+    if name == "cifar100n":
+        means = train.images.float().mean((0, 2, 3)) / 255
+        assert means.tolist() == pytest.approx(CIFAR100[0], abs=2e-4)

@@ -9,7 +9,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from dataclasses import dataclass, replace
 from statistics import median
@@ -224,36 +224,44 @@ def measure(row: Row, device: str, threads: int, seed: int) -> Timing:
 def _epochs(row: Row, exp: Experiment, net: SparseNetwork, teacher: SparseNetwork | None, data: Data, seed: int):
     """A generator that trains an epoch at each ``next``, and waits for it."""
     path, rng, device = row.path, generator(seed, "bench"), net.vector.device
-    optimizer, _ = make_optimizer(net, exp)
-    step = training_step(net, data, exp, teacher, optimizer, path.execution)
-    train_loader = conventional.loader(data.train, exp, True, path.loader_workers)
-    test_loader = conventional.loader(data.test, exp, False, path.loader_workers)
+    train_loader = None if path.resident else conventional.loader(data.train, exp, True, path.loader_workers)
+    test_loader = None if path.evaluate_once else conventional.loader(data.test, exp, False, path.loader_workers)
     padded = pad(data.train.images, exp.crop_padding)
-    layers = conventional.masked_model(exp, net.mask, device)
-    model, its_optimizer = (net.model, None) if path.vector else (layers, conventional.optimizer_of(layers, exp))
+    if path.vector:
+        model, optimizer = net.model, make_optimizer(net, exp)[0]
+    else:
+        model = conventional.masked_model(exp, net.mask, device)
+        optimizer = conventional.optimizer_of(model, exp)
     if teacher:
         teacher.model.eval()
 
-    def learn_from(images: Tensor, labels: Tensor) -> Tensor:
-        if path.vector:
-            return learn(net, optimizer, images, labels, exp, teacher, path.execution)
-        return conventional.step(layers, its_optimizer, images, labels, exp, teacher and teacher.model)
+    def inputs() -> Iterator[tuple[Tensor, Tensor]]:
+        if path.resident:
+            for batch in batches(data.train, exp, rng):
+                images = data.train.normalise(augmented(padded, batch, exp.crop_padding))
+                yield images, data.train.labels[batch.index]
+        else:
+            for images, labels in train_loader:
+                yield images.to(device), labels.to(device)
 
+    def losses() -> Iterator[Tensor]:
+        if path.resident and path.vector:
+            yield from map(step, batches(data.train, exp, rng))
+        elif path.vector:
+            for images, labels in inputs():
+                yield learn(net, optimizer, images, labels, exp, teacher, path.execution)
+        else:
+            for images, labels in inputs():
+                yield conventional.step(model, optimizer, images, labels, exp, teacher and teacher.model)
+
+    step = training_step(net, data, exp, teacher, optimizer, path.execution) if path.resident and path.vector else None
     while True:
         model.train()
         total = torch.zeros((), device=device)
-        if path.resident:
-            for batch in batches(data.train, exp, rng):
-                if path.vector:
-                    total += step(batch)
-                else:
-                    images = data.train.normalise(augmented(padded, batch, exp.crop_padding))
-                    total += learn_from(images, data.train.labels[batch.index])
-        else:
-            for images, labels in train_loader:
-                total += learn_from(images.to(device), labels.to(device))
-                if not path.vector:
-                    total.item()  # as the field's scripts do, and wait for the device at every step
+        for loss in losses():
+            total += loss
+            if not path.resident and not path.vector:
+                total.item()  # as the field's scripts do, and wait for the device at every step
         if not path.evaluate_once:
             conventional.evaluate(model, test_loader, device)
         total.item()  # waits for the device

@@ -29,11 +29,8 @@ class PilImages(Dataset):
 
     def __init__(self, split: Split, transform: Callable):
         arrays = split.images.cpu().permute(0, 2, 3, 1).squeeze(3).numpy()  # a single channel is PIL's mode L
-        self.images, self.labels, self.transform = (
-            [Image.fromarray(a) for a in arrays],
-            split.labels.tolist(),
-            transform,
-        )
+        self.images, self.labels = [Image.fromarray(array) for array in arrays], split.labels.tolist()
+        self.transform = transform
 
     def __len__(self) -> int:
         """Number of examples."""

@@ -159,18 +159,23 @@ def _phases(curve: np.ndarray, valley: Valley | None) -> dict[str, tuple[int, in
 def select_level(levels: pd.DataFrame, rule: str, selection: str = "validation") -> int:
     """Which level of one curve teaches: ``dense`` is 0, ``sparse`` the best level past the critical phase.
 
+    Two rules are for bad teachers: ``critical`` is the worst level of those up to the end of the critical phase,
+    ``undertrained`` level 0 of a curve that has fewer epochs than its student.
+
     ``levels`` has one row a level of a single run. The critical phase is where the network still has the capacity to
     memorise, so it ends with the last level that fits the noisy training labels at least FITTED times as well as the
     best level does; one run's validation curve is too noisy to tell. «Best» is by validation accuracy (noisy labels),
     or by test accuracy for ``selection="test"``; of equals the sparser wins. Where no level is past the critical phase
     it is the last. The paper says «trained in its best-performing regime» and no more; the rule is ours.
     """
-    if rule == "dense":
+    if rule in ("dense", "undertrained"):
         return 0
     levels = levels.sort_values("level")
     accuracy = levels["val_acc" if selection == "validation" else "test_acc"].to_numpy()
     fit = levels["train_acc"].to_numpy()
     first = min(int(np.flatnonzero(fit >= FITTED * fit.max()).max()) + 1, len(fit) - 1)
+    if rule == "critical":
+        return first - 1 - int(np.argmin(accuracy[:first][::-1]))
     return len(accuracy) - 1 - int(np.argmax(accuracy[first:][::-1]))
 
 

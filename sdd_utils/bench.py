@@ -21,11 +21,12 @@ from tqdm import tqdm
 
 from sdd_utils import conventional
 from sdd_utils.config import Experiment
-from sdd_utils.cost import COUNTRY, energy_meter, flop_count
 from sdd_utils.data import Data, augmented, batches, load, pad
+from sdd_utils.energy import COUNTRY, energy_meter
 from sdd_utils.errors import ConfigError
 from sdd_utils.execution import Execution, prepare
 from sdd_utils.experiment import measure_level, new_network
+from sdd_utils.flops import flop_count
 from sdd_utils.pruning import SparseNetwork
 from sdd_utils.results import cpu_model
 from sdd_utils.seeding import generator

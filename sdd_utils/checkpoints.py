@@ -24,6 +24,9 @@ from sdd_utils.results import levels_table, rounded
 
 CHECKPOINT = "checkpoint.safetensors"
 
+KEPT_SPARSITIES = (0.9, 0.99)
+"""The levels closest to these are kept of every curve, to be weighed and timed."""
+
 
 @dataclass
 class History:
@@ -135,15 +138,18 @@ def resume(run: Path, exp: Experiment, net: SparseNetwork) -> tuple[History, dic
 
 
 def wanted_levels(exp: Experiment, history: History) -> set[int]:
-    """The levels whose networks must be kept: all as long as the run goes on, then those that could teach.
+    """The levels whose networks must be kept: all as long as the run goes on, then those that could teach or be timed.
 
     They are chosen by the rounded numbers, which is what students read.
     """
     if history.levels <= exp.levels:
         return set(range(history.levels))
     rows = rounded(levels_table(exp, history.rows))
-    rules = [("dense", "validation")] + [("sparse", s) for s in ("validation", "test") if exp.levels]
-    return {select_level(rows, rule, selection) for rule, selection in rules}
+    teach = {0}
+    if exp.levels:
+        rules = [("sparse", "validation"), ("sparse", "test"), ("critical", "validation")]
+        teach |= {select_level(rows, rule, selection) for rule, selection in rules}
+    return teach | {int((rows["sparsity"] - share).abs().idxmin()) for share in KEPT_SPARSITIES}
 
 
 def drop_levels(run: Path, exp: Experiment, net: SparseNetwork, history: History) -> None:

@@ -85,9 +85,9 @@ class ViTShape(Settings):
 
 
 class Teacher(Settings):
-    """A level of another experiment's curve: ``dense`` is level 0, ``sparse`` the best level past the dip."""
+    """A level of another experiment's curve, chosen by a rule: see ``analysis.select_level``."""
 
-    rule: Literal["dense", "sparse"]
+    rule: Literal["dense", "sparse", "critical", "undertrained"]
     experiment: Experiment
 
 
@@ -176,8 +176,10 @@ class Experiment(Settings):
     def _check_teacher(self, other: Experiment) -> None:
         if other.teacher:
             raise ValueError("teacher.experiment: a teacher with a teacher of its own is not supported")
-        if self.teacher.rule == "sparse" and other.levels == 0:
-            raise ValueError("teacher.rule: sparse needs a teacher experiment with levels ≥ 1")
+        if self.teacher.rule in ("sparse", "critical") and other.levels == 0:
+            raise ValueError(f"teacher.rule: {self.teacher.rule} needs a teacher experiment with levels ≥ 1")
+        if self.teacher.rule == "undertrained" and other.epochs >= self.epochs:
+            raise ValueError(f"teacher.experiment.epochs: an undertrained teacher has fewer than {self.epochs}")
         # The teacher has seen its training labels: another split or other noise would leak the student's test images.
         for field in (*SAME_SPLIT, "noise_kind", "human_labels", "noise_rate"):
             if getattr(self, field) != getattr(other, field):

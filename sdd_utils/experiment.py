@@ -13,11 +13,12 @@ from torch import Tensor
 from sdd_utils.analysis import select_level
 from sdd_utils.checkpoints import History, drop_levels, level_file, restore, resume, save
 from sdd_utils.config import Experiment
-from sdd_utils.cost import dense_flops, energy_meter, flop_count, taught_passes
 from sdd_utils.data import Data, load
+from sdd_utils.energy import energy_meter
 from sdd_utils.errors import Damaged, Stopped, TeacherMissing
 from sdd_utils.execution import prepare
 from sdd_utils.files import is_sealed, read_csv, repair, seal, unsound, write_csv, write_json
+from sdd_utils.flops import dense_flops, flop_count, taught_passes
 from sdd_utils.locks import claimed, hold
 from sdd_utils.models import build_model
 from sdd_utils.pruning import SparseNetwork
@@ -176,11 +177,15 @@ def measure_level(net: SparseNetwork, data: Data, amp: bool = False) -> dict:
     }
 
 
-def level_cost(sittings: list[dict], level: int) -> dict[str, float | None]:
-    """Seconds, energy and emissions of a level over all its sittings; empty where codecarbon could not measure."""
+def level_cost(sittings: list[dict], level: int) -> dict[str, float | str | None]:
+    """Seconds, energy and emissions of a level over all its sittings, and where they come from.
+
+    Energy and emissions are empty unless codecarbon could measure every sitting.
+    """
     mine = pd.DataFrame([s for s in sittings if s["level"] == level])
     names = {"seconds": "seconds", "energy_consumed": "energy_kwh", "emissions": "emissions_kg"}
-    return {name: mine[column].sum(min_count=1) if column in mine else None for column, name in names.items()}
+    cost = {name: mine[column].sum(skipna=False) if column in mine else None for column, name in names.items()}
+    return cost | {"energy_source": "; ".join(mine["energy_source"].unique())}
 
 
 def weight_histogram(net: SparseNetwork) -> list[int]:

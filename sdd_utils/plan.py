@@ -6,8 +6,8 @@ import pandas as pd
 
 from sdd_utils.bench import device_name, file_name
 from sdd_utils.config import Experiment
-from sdd_utils.cost import dense_flops
 from sdd_utils.files import read_csv
+from sdd_utils.flops import dense_flops
 from sdd_utils.results import REFERENCE
 
 STAND_IN = "resnet18"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sdd_utils.config import PROFILE_NAME, Experiment, Settings
 from sdd_utils.errors import ConfigError
@@ -32,8 +32,9 @@ class Distillation(Settings):
     """Students of the vanilla curves: every combination of the lists."""
 
     teacher_arch: str | None = None  # another architecture of the profile; None: the student's own
+    undertrained: dict = Field(default_factory=dict)  # fields in which an undertrained teacher differs from vanilla
     noise_rates: list[float]
-    teachers: list[Literal["sparse", "dense"]]
+    teachers: list[Literal["sparse", "dense", "critical", "undertrained"]]
     temperatures: list[float]
     alphas: list[float]
 
@@ -45,7 +46,12 @@ class Architecture(Settings):
     seeds: int = Field(ge=1)
     noise_rates: list[float]  # of the vanilla curves
     l2: Regularisation | None = None
-    distillation: Distillation | None = None
+    distillation: list[Distillation] = Field(default_factory=list)  # one alone may stand without a list
+
+    @field_validator("distillation", mode="before")
+    @classmethod
+    def _listed(cls, plans: object) -> object:
+        return [plans] if isinstance(plans, dict) else plans
 
 
 class Profile(Settings):
@@ -63,9 +69,10 @@ class Profile(Settings):
         for name, plan in self.architectures.items():
             if reserved := self._set_by_the_grid & {*self.base, *plan.settings}:
                 raise ValueError(f"architectures.{name}: {min(reserved)} is set by the grid, not in base or settings")
-            taught_by = plan.distillation and plan.distillation.teacher_arch
-            if taught_by and taught_by not in self.architectures:
-                raise ValueError(f"architectures.{name}.distillation.teacher_arch: {taught_by!r} is not in the profile")
+            for taught_by in (d.teacher_arch for d in plan.distillation if d.teacher_arch):
+                if taught_by not in self.architectures:
+                    where = f"architectures.{name}.distillation.teacher_arch"
+                    raise ValueError(f"{where}: {taught_by!r} is not in the profile")
         shown = self.architectures.get(str(self.tour.get("arch")))
         if self.tour.keys() != {"arch", "noise_rate"} or not shown or self.tour["noise_rate"] not in shown.noise_rates:
             raise ValueError(f"tour: {self.tour} must be the arch and noise_rate of a vanilla curve of this profile")
@@ -74,8 +81,8 @@ class Profile(Settings):
     @property
     def tunes(self) -> bool:
         """Whether a setting has several students, to choose τ and α from."""
-        plans = [plan.distillation for plan in self.architectures.values() if plan.distillation]
-        return any(len(plan.temperatures) * len(plan.alphas) > 1 for plan in plans)
+        plans = [d for plan in self.architectures.values() for d in plan.distillation]
+        return any(len(d.temperatures) * len(d.alphas) > 1 for d in plans)
 
     @property
     def _set_by_the_grid(self) -> set[str]:
@@ -110,12 +117,11 @@ class Profile(Settings):
             if plan.l2:
                 grid = product(rates(plan.l2.noise_rates), plan.l2.weight_decays)
                 found += [experiment(seed, rate, weight_decay=decay) for rate, decay in grid]
-            if plan.distillation:
-                d = plan.distillation
-                for rate, rule, temperature, alpha in product(
-                    rates(d.noise_rates), d.teachers, d.temperatures, d.alphas
-                ):
-                    teacher = {"rule": rule, "experiment": experiment(seed, rate, d.teacher_arch or arch)}
+            for d in plan.distillation:
+                grid = product(rates(d.noise_rates), d.teachers, d.temperatures, d.alphas)
+                for rate, rule, temperature, alpha in grid:
+                    differs = d.undertrained if rule == "undertrained" else {}
+                    teacher = {"rule": rule, "experiment": experiment(seed, rate, d.teacher_arch or arch, **differs)}
                     found.append(experiment(seed, rate, teacher=teacher, temperature=temperature, alpha=alpha))
         return found
 

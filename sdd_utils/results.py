@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from sdd_utils.config import PROFILE_NAME, Experiment
+from sdd_utils.energy import COUNTRY
 from sdd_utils.errors import ConfigError, Damaged, ResultsMissing
 from sdd_utils.files import as_csv, read_csv
 
@@ -23,14 +24,17 @@ LEVEL_COLUMNS = [
     *["run_id", "profile", "dataset", "arch", "seed", "noise_kind", "noise_rate", "method", "optimizer"],
     *["weight_decay", "teacher", "teacher_arch", "temperature", "alpha", "level", "sparsity", "remaining_params"],
     *["epochs", "train_loss", "train_acc", "val_acc", "test_loss", "test_acc", "clean_fit", "memorised", "weight_std"],
-    *["seconds", "train_flops", "train_flops_sparse", "energy_kwh", "emissions_kg"],
+    *["seconds", "train_flops", "train_flops_sparse", "energy_kwh", "emissions_kg", "energy_source"],
 ]
 """One row a (curve, level); the README says what each column means."""
 
-MEASURED_ON_THE_CLOCK = ["seconds", "energy_kwh", "emissions_kg"]
+MEASURED_ON_THE_CLOCK = ["seconds", "energy_kwh", "emissions_kg", "energy_source"]
 """The only columns that differ when the same configuration runs again on the same machine."""
 
-WORDS = {"run_id", "profile", "dataset", "arch", "noise_kind", "method", "optimizer", "teacher", "teacher_arch"}
+WORDS = {
+    *["run_id", "profile", "dataset", "arch", "noise_kind", "method", "optimizer", "teacher", "teacher_arch"],
+    "energy_source",
+}
 SHARES = {"noise_rate", "sparsity", "train_acc", "val_acc", "test_acc", "clean_fit", "memorised"}
 
 WEIGHT_BIN = 0.02
@@ -119,7 +123,7 @@ def _find(results: str | Path, profile: str, table: str) -> Path:
 
 
 def provenance() -> dict:
-    """Where numbers came from: commit, versions, processor. No host name, no path."""
+    """Where numbers came from: commit, versions, processor, country of the grid. No host name, no path."""
     import torch
 
     try:
@@ -134,6 +138,7 @@ def provenance() -> dict:
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "country": COUNTRY,
     }
 
 

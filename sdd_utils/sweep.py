@@ -12,11 +12,11 @@ from filelock import SoftFileLease
 from tqdm import tqdm
 
 from sdd_utils.config import Experiment
-from sdd_utils.cost import dense_flops
 from sdd_utils.data import check_data
 from sdd_utils.errors import Busy, ConfigError, NoSpace, Stopped, SweepStopped
 from sdd_utils.experiment import finished, run_experiment
 from sdd_utils.files import SUMS, is_aside, is_sealed, make_folder, repair, seal, unsound, write_bytes, write_csv
+from sdd_utils.flops import dense_flops
 from sdd_utils.locks import claimed, lease, try_acquire
 from sdd_utils.stopping import Outcome, Until, flag_of_this_sweep, stop_on_signals
 from sdd_utils.workers import stop_workers

@@ -10,6 +10,7 @@ from multiprocessing import resource_tracker as tracker_of_python
 from loky import ProcessPoolExecutor, cpu_count, get_reusable_executor
 from loky.backend import resource_tracker as loky_tracker
 
+from sdd_utils.energy import AT_A_TIME
 from sdd_utils.stopping import note_signal
 
 SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
@@ -28,7 +29,9 @@ def local_workers(workers: int | None = None) -> Executor:
         tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # again: to start a tracker unblocks SIGINT and SIGTERM here
     try:
-        executor = get_reusable_executor(number, timeout=None, initializer=_start_worker, initargs=(os.getpid(),))
+        executor = get_reusable_executor(
+            number, timeout=None, initializer=_start_worker, initargs=(os.getpid(), number)
+        )
         for _ in range(number):
             executor.submit(_warm_up)
     finally:
@@ -42,13 +45,14 @@ def stop_workers(executor: Executor) -> None:
         executor.shutdown(wait=True, kill_workers=True)
 
 
-def _start_worker(parent: int) -> None:
+def _start_worker(parent: int, number: int) -> None:
     def leave_with_parent() -> None:
         while os.getppid() == parent:
             time.sleep(1)
         os._exit(1)  # the sweep was killed: a worker left behind would train beside the next one
 
     threading.Thread(target=leave_with_parent, daemon=True).start()
+    os.environ[AT_A_TIME] = str(number)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the sweep decides what it means
     for number in (signal.SIGTERM, signal.SIGUSR1):  # Slurm sends these to every process of a step
         signal.signal(number, note_signal)

@@ -128,7 +128,7 @@ GRID = [
     (profile(l2={"noise_rates": [0.3], "weight_decays": [1e-4]}), "is described twice"),
     (
         profile(distillation=STUDENTS | {"teachers": ["big"]}),
-        "teachers.0: input should be 'sparse' or 'dense' (got 'big')",
+        "distillation.0.teachers.0: input should be 'sparse', 'dense', 'critical' or 'undertrained' (got 'big')",
     ),
     (profile(distillation=STUDENTS | {"alphas": [2]}), "alpha: input should be less than or equal to 1 (got 2.0)"),
     (profile(distillation=STUDENTS | {"temperatures": [0]}), "temperature: input should be greater than 0 (got 0.0)"),

@@ -4,7 +4,7 @@ import pytest
 
 from sdd_utils import bench, conventional
 from sdd_utils.config import ConfigError
-from sdd_utils.cost import dense_flops, flop_count
+from sdd_utils.flops import dense_flops, flop_count
 from sdd_utils.plan import plan
 
 

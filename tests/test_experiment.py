@@ -9,7 +9,7 @@ import torch
 from conftest import SMALL_VIT
 from safetensors.torch import load_file
 
-from sdd_utils import checkpoints, cost, experiment, training
+from sdd_utils import checkpoints, energy, experiment, training
 from sdd_utils.analysis import select_level
 from sdd_utils.errors import TeacherMissing
 from sdd_utils.experiment import finished, run_experiment
@@ -213,10 +213,12 @@ def test_rewinding_starts_each_level_from_other_weights(small, tmp_path, monkeyp
     assert not torch.equal(starts["random"][1], starts["init"][1])
 
 
-def test_levels_that_no_student_can_ask_for_are_removed(small, tmp_path):
-    run = run_experiment(small(), tmp_path)
+def test_levels_that_nobody_can_ask_for_are_removed(small, tmp_path):
+    run = run_experiment(small(levels=20), tmp_path)
     table = pd.read_csv(run / "levels.csv")
-    keep = {select_level(table, "dense"), select_level(table, "sparse"), select_level(table, "sparse", "test")}
+    sparse = [select_level(table, "sparse", selection) for selection in ("validation", "test")]
+    shown = [(table["sparsity"] - share).abs().idxmin() for share in (0.9, 0.99)]
+    keep = {0, *sparse, select_level(table, "critical"), *shown}
     assert {int(path.stem.split("-")[1]) for path in run.glob("level-*.safetensors")} == keep
 
 
@@ -245,7 +247,7 @@ def test_a_run_opens_no_connection(small, tmp_path, monkeypatch):
     for name in ("connect", "connect_ex", "sendto"):
         monkeypatch.setattr(socket.socket, name, refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    cost.energy_meter.cache_clear()
+    energy.energy_meter.cache_clear()
     table = pd.read_csv(run_experiment(small(), tmp_path) / "levels.csv")
     assert asked == []
     assert len(table) == 5

@@ -1,10 +1,7 @@
-"""What a level costs: training FLOPs, and energy and emissions as codecarbon estimates them."""
+"""FLOPs of training: of one image through a network, by layer, and of a level."""
 
 from __future__ import annotations
 
-import logging
-import os
-from contextlib import suppress
 from functools import cache
 
 import torch
@@ -13,9 +10,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sdd_utils.config import Experiment
 from sdd_utils.models import build_model, prunable_layers
-
-COUNTRY = os.environ.get("SDD_COUNTRY", "FRA")
-"""Whose grid intensity turns kWh into kg CO₂eq: an ISO code. France by default, where the paper's authors work."""
 
 
 class FlopCount:
@@ -72,45 +66,3 @@ def taught_passes(exp: Experiment) -> int:
 
 def _teacher_flops(exp: Experiment) -> float:
     return flop_count(exp.teacher.experiment).forward if exp.teacher else 0.0
-
-
-class EnergyMeter:
-    """codecarbon's offline tracker, read once a level; what it cannot measure leaves its columns empty.
-
-    Where the machine exposes no power counter, codecarbon's figure is an estimate from the processor's load.
-    """
-
-    def __init__(self):
-        logging.getLogger("codecarbon").disabled = True  # what it has to say would tear the progress bar
-        self.tracker = None
-        with suppress(Exception):  # whatever is missing or forbidden on this machine must not stop a run
-            from codecarbon import OfflineEmissionsTracker
-
-            self.tracker = OfflineEmissionsTracker(
-                country_iso_code=COUNTRY,
-                tracking_mode="process",  # workers run side by side: each is charged for itself
-                measure_power_secs=3600,  # read at start and stop of a level, not in between
-                save_to_file=False,
-                allow_multiple_runs=True,
-            )
-
-    def start(self, name: str) -> None:
-        """Begin to measure what is called ``name``."""
-        self._call("start_task", name)
-
-    def stop(self) -> dict:
-        """codecarbon's record since ``start``; empty when it could not measure."""
-        data = self._call("stop_task")
-        return vars(data) if data else {}
-
-    def _call(self, method: str, *args):
-        try:
-            return getattr(self.tracker, method)(*args) if self.tracker else None
-        except Exception:
-            self.tracker = None
-
-
-@cache
-def energy_meter() -> EnergyMeter:
-    """This process's meter: to start a tracker takes seconds, so a worker keeps one for all its experiments."""
-    return EnergyMeter()

@@ -1,0 +1,77 @@
+"""Energy and emissions, as codecarbon measures or estimates them. Never stops a run, and opens no connection."""
+
+import logging
+import os
+from functools import cache
+
+COUNTRY = os.environ.get("SDD_COUNTRY", "FRA")
+"""Whose grid intensity turns kWh into kg CO₂eq: an ISO code. France by default, where the paper's authors work."""
+
+AT_A_TIME = "SDD_AT_A_TIME"
+"""How many experiments share this machine's power counters; workers find it in their environment."""
+
+COUNTERS = ("Rapl", "Gadget", "Emi", "AppleSilicon", "Raspberry")
+"""In the names that codecarbon gives to processors whose power it reads; of others it estimates it."""
+
+
+class EnergyMeter:
+    """codecarbon's offline tracker, read once a level.
+
+    ``source`` says where its figures come from: ``measured`` by power counters; ``estimated from TDP``, the thermal
+    design power of the processor and this process's share of its time, where the machine exposes no counter; ``GPU
+    measured, processor estimated from TDP`` where NVML is the only one; or ``not measured``, and why.
+    """
+
+    def __init__(self, at_a_time: int = 1):
+        self.at_a_time, self.source, self.tracker = at_a_time, "", None
+        logging.getLogger("codecarbon").disabled = True  # what it has to say would tear the progress bar
+        self._try(self._make)
+
+    def _make(self) -> None:
+        from codecarbon import OfflineEmissionsTracker
+
+        self.tracker = OfflineEmissionsTracker(
+            country_iso_code=COUNTRY,
+            tracking_mode="process",  # workers run side by side: each is charged for itself
+            measure_power_secs=3600,  # read at start and stop of a level, not in between
+            save_to_file=False,
+            allow_multiple_runs=True,
+        )
+
+    def start(self, name: str) -> None:
+        """Begin to measure what is called ``name``."""
+        if self.tracker:
+            self._try(lambda: self.tracker.start_task(name))
+
+    def stop(self) -> dict:
+        """codecarbon's record since ``start``, and ``energy_source``; the latter alone when it could not measure.
+
+        A power counter counts a whole processor or GPU. What it shows is split evenly among the experiments that
+        train at a time.
+        """
+        record = self._try(self._read) if self.tracker else None
+        return record or {"energy_source": self.source}
+
+    def _read(self) -> dict:
+        record = vars(self.tracker.stop_task())
+        counted = any(name in str(part) for part in self.tracker._hardware for name in COUNTERS)
+        shared = record["gpu_energy"] + (record["cpu_energy"] if counted else 0.0)
+        total = record["energy_consumed"]
+        own = total - shared * (1 - 1 / self.at_a_time)
+        self.source = "measured" if counted else "estimated from TDP"
+        if record["gpu_count"] and not counted:
+            self.source = "GPU measured, processor estimated from TDP"
+        emissions = record["emissions"] * (own / total if total else 1.0)
+        return record | {"energy_consumed": own, "emissions": emissions, "energy_source": self.source}
+
+    def _try(self, call):
+        try:
+            return call()
+        except Exception as error:  # whatever is missing or forbidden on this machine must not stop a run
+            self.tracker, self.source = None, f"not measured: {type(error).__name__}"
+
+
+@cache
+def energy_meter() -> EnergyMeter:
+    """This process's meter: to start a tracker takes seconds, so a worker keeps one for all its experiments."""
+    return EnergyMeter(int(os.environ.get(AT_A_TIME, 1)))

@@ -1,0 +1,114 @@
+"""The meter measures, estimates or says why it cannot; it never stops a run."""
+
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+
+from sdd_utils import energy
+from sdd_utils.energy import EnergyMeter
+from sdd_utils.experiment import level_cost, run_experiment
+
+RECORD = {"cpu_energy": 4.0, "gpu_energy": 2.0, "ram_energy": 1.0, "energy_consumed": 7.0, "emissions": 0.7}
+
+
+def codecarbon(monkeypatch, hardware=("CPU(Cpu Load)",), gpus=0, fails_in=None, error=PermissionError):
+    """Put a tracker in codecarbon's place that fails in one of its methods."""
+
+    class Tracker:
+        def __init__(self, **settings):
+            self._hardware = hardware
+            self.call("__init__")
+
+        def call(self, method):
+            if method == fails_in:
+                raise error("no counter, no network, no permission")
+
+        def start_task(self, name):
+            self.call("start_task")
+
+        def stop_task(self):
+            self.call("stop_task")
+            return SimpleNamespace(**RECORD, gpu_count=gpus)
+
+    module = ModuleType("codecarbon")
+    if fails_in != "import":
+        module.OfflineEmissionsTracker = Tracker
+    monkeypatch.setitem(sys.modules, "codecarbon", module)
+
+
+def read(meter):
+    meter.start("level")
+    return meter.stop()
+
+
+def test_the_real_tracker_measures_or_says_why_not():
+    meter = EnergyMeter()
+    meter.start("level")
+    torch.rand(500, 500) @ torch.rand(500, 500)
+    record = meter.stop()
+    assert record["energy_source"].startswith("not measured: ") or record["energy_consumed"] > 0
+
+
+@pytest.mark.parametrize(
+    ("fails_in", "why"),
+    [
+        ("import", "ImportError"),
+        ("__init__", "PermissionError"),
+        ("start_task", "PermissionError"),
+        ("stop_task", "PermissionError"),
+    ],
+)
+def test_a_tracker_that_fails_costs_a_run_nothing_but_its_columns(small, tmp_path, monkeypatch, fails_in, why):
+    codecarbon(monkeypatch, fails_in=fails_in)
+    energy.energy_meter.cache_clear()
+    table = pd.read_csv(run_experiment(small(), tmp_path) / "levels.csv")
+    energy.energy_meter.cache_clear()
+    assert len(table) == 5
+    assert table["energy_kwh"].isna().all()
+    assert table["emissions_kg"].isna().all()
+    assert set(table["energy_source"]) == {f"not measured: {why}"}
+    assert (table["seconds"] > 0).all()
+
+
+def test_a_tracker_that_failed_is_not_asked_again(monkeypatch):
+    codecarbon(monkeypatch, fails_in="start_task")
+    meter = EnergyMeter()
+    read(meter)
+    codecarbon(monkeypatch)
+    assert read(meter) == {"energy_source": "not measured: PermissionError"}
+
+
+SOURCES = [
+    (("RAM()", "CPU(Cpu Load)"), 0, "estimated from TDP"),
+    (("RAM()", "CPU(AMD EPYC > 8W [generic])"), 0, "estimated from TDP"),
+    (("RAM()", "CPU(Intel Rapl)"), 0, "measured"),
+    (("RAM()", "CPU(Cpu Load)", "GPU (NVIDIA H100)"), 1, "GPU measured, processor estimated from TDP"),
+    (("RAM()", "CPU(Intel Rapl)", "GPU (NVIDIA H100)"), 1, "measured"),
+]
+
+
+@pytest.mark.parametrize(("hardware", "gpus", "source"), SOURCES)
+def test_the_source_says_what_was_measured(monkeypatch, hardware, gpus, source):
+    codecarbon(monkeypatch, hardware, gpus)
+    assert read(EnergyMeter())["energy_source"] == source
+
+
+@pytest.mark.parametrize(("cpu", "own"), [("CPU(Cpu Load)", 4.0 + 1.0 + 2.0 / 2), ("CPU(Intel Rapl)", 1.0 + 6.0 / 2)])
+def test_counters_of_whole_devices_are_shared_among_experiments(monkeypatch, cpu, own):
+    """codecarbon charges this process with its own share of the processor only where it estimates."""
+    codecarbon(monkeypatch, (cpu,), gpus=1)
+    record = read(EnergyMeter(at_a_time=2))
+    assert record["energy_consumed"] == pytest.approx(own)
+    assert record["emissions"] == pytest.approx(own / 10)
+
+
+def test_a_level_with_a_gap_in_its_measurement_has_no_energy():
+    measured = {"level": 3, "seconds": 2.0, "energy_consumed": 1.0, "emissions": 0.1, "energy_source": "measured"}
+    failed = {"level": 3, "seconds": 1.0, "energy_source": "not measured: OSError"}
+    cost = level_cost([measured, failed, measured | {"level": 4}], 3)
+    assert cost["seconds"] == 3.0
+    assert pd.isna(cost["energy_kwh"])
+    assert cost["energy_source"] == "measured; not measured: OSError"

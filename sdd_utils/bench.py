@@ -26,7 +26,7 @@ from sdd_utils.energy import COUNTRY, energy_meter
 from sdd_utils.errors import ConfigError
 from sdd_utils.execution import Execution, prepare
 from sdd_utils.experiment import measure_level, new_network
-from sdd_utils.flops import flop_count
+from sdd_utils.flops import dense_flops
 from sdd_utils.pruning import SparseNetwork
 from sdd_utils.results import cpu_model
 from sdd_utils.seeding import generator
@@ -154,7 +154,7 @@ def _entry(row: Row, turns: list[list[Timing]], rate: float, device: str) -> dic
     timings = [timing for turn in turns for timing in turn]
     seconds = median(timing.seconds for timing in timings)  # of one of the experiments that train at a time
     images = at_once * exp.training_images / seconds
-    flops = images * flops_per_image(exp)
+    flops = images * dense_flops(exp) / (exp.epochs * exp.training_images)
     energy = [timing.kwh for timing in timings if timing.kwh is not None]
     return {
         "device": device_name(device),
@@ -174,20 +174,19 @@ def _entry(row: Row, turns: list[list[Timing]], rate: float, device: str) -> dic
         "kwh_per_epoch": median(energy) if energy else None,
         "kg_per_kwh": next((timing.kg_per_kwh for timing in timings if timing.kg_per_kwh), None),
         "country": COUNTRY,
+        "meter_share": median(timing.meter_seconds for timing in timings) / (seconds * exp.epochs),
     }
-
-
-def flops_per_image(exp: Experiment) -> float:
-    """Of one training step, dense, with the teacher's forward pass where images are augmented."""
-    teacher = flop_count(exp.teacher.experiment).forward if exp.teacher and exp.augmented else 0.0
-    return flop_count(exp).step + teacher
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds and kWh of an epoch, evaluation included at its share, and the grid's kg of CO₂eq a kWh."""
+    """Seconds and kWh of an epoch, evaluation included at its share, and the grid's kg of CO₂eq a kWh.
+
+    ``meter_seconds`` is what it takes to start and stop the energy meter, which is done once a level.
+    """
 
     seconds: float
+    meter_seconds: float
     kwh: float | None
     kg_per_kwh: float | None
 
@@ -206,20 +205,24 @@ def measure(row: Row, device: str, threads: int, seed: int) -> Timing:
     epoch = _epochs(row, exp, net, teacher, data, seed)
     next(epoch)  # warm-up: compiles, captures, fills caches
     meter = energy_meter()
+    meter.start("warm-up")  # the first start finds out what there is to read
+    meter.stop()
+    started = time.perf_counter()
     meter.start("bench")
     begin, count = time.perf_counter(), 0
     while not count or time.perf_counter() - begin < SECONDS:
         next(epoch)
         count += 1
-    seconds = (time.perf_counter() - begin) / count
+    end = time.perf_counter()
     record = meter.stop()
+    seconds, meter_seconds = (end - begin) / count, time.perf_counter() - end + begin - started
     if row.path.evaluate_once:
         measure_level(net, data, exp.amp)
         begin = time.perf_counter()
         measure_level(net, data, exp.amp)
         seconds += (time.perf_counter() - begin) / exp.epochs
     kwh = record.get("energy_consumed")
-    return Timing(seconds, kwh / count if kwh else None, record["emissions"] / kwh if kwh else None)
+    return Timing(seconds, meter_seconds, kwh / count if kwh else None, record["emissions"] / kwh if kwh else None)
 
 
 def _epochs(row: Row, exp: Experiment, net: SparseNetwork, teacher: SparseNetwork | None, data: Data, seed: int):

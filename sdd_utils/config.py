@@ -197,6 +197,11 @@ class Experiment(Settings):
         return pool - round(self.val_share * pool)
 
     @property
+    def validation_images(self) -> int:
+        """How many images each validation accuracy is measured on."""
+        return (self.train_subset or self.facts.train) - self.training_images
+
+    @property
     def method(self) -> str:
         """``kd`` with a teacher; else ``vanilla`` at the architecture's regular λ and ``l2`` at any other."""
         if self.teacher:

@@ -33,6 +33,10 @@ class ResultsMissing(SddError, FileNotFoundError):
     """Results that are not there yet; the message says which command makes them."""
 
 
+class Unsatisfiable(SddError, ValueError):
+    """A recommendation was asked for that nothing in the results satisfies; says what comes closest."""
+
+
 class TeacherMissing(ResultsMissing):
     """A student was asked for before its teacher was trained."""
 

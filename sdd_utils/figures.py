@@ -12,15 +12,16 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sdd_utils.analysis import Estimate, curves_of, measure_dip
-from sdd_utils.claims import NAMES, penalised, penalties, select, student, vanilla, vanilla_settings
+from sdd_utils.cost import COSTS, MEASURED, PIPELINES, front, spent
+from sdd_utils.curves import NAMES, penalised, penalties, select, student, vanilla, vanilla_settings
 from sdd_utils.profiles import load_profile
 from sdd_utils.results import WEIGHT_BIN, load_levels, load_weights, of_dataset
 
 COLUMN = 3.5  # inches: one column of a two-column paper
-BLUE, ORANGE, GREEN, RED, *_ = sns.color_palette("colorblind")
+BLUE, ORANGE, GREEN, RED, PURPLE, *_ = sns.color_palette("colorblind")
 METHOD_COLOURS = {"none": "0.25", "sparse": BLUE, "dense": ORANGE}
 METHOD_LABELS = {"none": "no teacher", "sparse": "sparse teacher", "dense": "dense teacher"}
 SAME_BYTES = {".png": {"Software": None}, ".pdf": {"CreationDate": None}}
@@ -92,7 +93,7 @@ def tour(levels: pd.DataFrame, arch: str, noise_rate: float) -> Figure:
 def cure(levels: pd.DataFrame, arch: str, noise_rate: float) -> Figure:
     """The dip and what removes it: vanilla pruning, its phases behind it, beside its two students."""
     setting = (arch, noise_rate)
-    return _panels({_title(*setting): _methods(levels, *setting)}, phases_of=METHOD_LABELS["none"])
+    return draw_panels({setting_title(*setting): _methods(levels, *setting)}, phases_of=METHOD_LABELS["none"])
 
 
 def baseline(levels: pd.DataFrame) -> Figure:
@@ -104,7 +105,7 @@ def baseline(levels: pd.DataFrame) -> Figure:
         rates = sorted(rows["noise_rate"].unique())
         return [(f"ε = {r:g}", rows[rows["noise_rate"] == r], c) for r, c in zip(rates, _shades(rates), strict=True)]
 
-    return _panels({NAMES[arch]: lines(arch) for arch in NAMES if arch in set(plain["arch"])})
+    return draw_panels({NAMES[arch]: lines(arch) for arch in NAMES if arch in set(plain["arch"])})
 
 
 def l2_sweep(levels: pd.DataFrame) -> Figure:
@@ -116,14 +117,52 @@ def l2_sweep(levels: pd.DataFrame) -> Figure:
         return [(f"λ = {d:g}", penalised(levels, arch, rate, d), colour) for d, colour in shades]
 
     settings = [s for s in vanilla_settings(levels) if len(penalties(levels, *s)) > 1]
-    return _panels({_title(*s): lines(*s) for s in settings})
+    return draw_panels({setting_title(*s): lines(*s) for s in settings})
 
 
 def distillation(levels: pd.DataFrame) -> Figure:
     """Vanilla beside its students: one panel for each (architecture, ε) that has students; vanilla's phases behind."""
     taught = levels[levels["method"] == "kd"]
     settings = [s for s in vanilla_settings(levels) if len(select(taught, [s]))]
-    return _panels({_title(*s): _methods(levels, *s) for s in settings}, phases_of=METHOD_LABELS["none"])
+    return draw_panels({setting_title(*s): _methods(levels, *s) for s in settings}, phases_of=METHOD_LABELS["none"])
+
+
+PIPELINE_COLOURS = {"vanilla": "0.25", "l2": GREEN, "sparse": BLUE, "dense": ORANGE}
+
+
+def frontier(levels: pd.DataFrame, remaining: float = 10.0) -> Figure:
+    """Test accuracy against all energy spent (FLOPs where it was not measured), for networks that are pruned enough.
+
+    One panel for each (architecture, ε) with students, one point a (way to prune, level) with at most ``remaining`` %
+    of the weights left, means over seeds; the line joins those that no other point beats in both.
+    """
+    taught = levels[levels["method"] == "kd"]
+    settings = [s for s in vanilla_settings(levels) if len(select(taught, [s]))]
+    if not settings:
+        return _nothing()
+    table = spent(levels)
+    cost = "train_flops" if table["energy_kwh"].isna().any() else "energy_kwh"
+    points = table.groupby(["arch", "noise_rate", "pipeline", "level"], as_index=False)[MEASURED + COSTS].mean()
+    points = points[points["sparsity"] >= 1 - remaining / 100]
+    factor, unit = (1, "FLOPs") if cost == "train_flops" else (1, "kWh") if points[cost].max() > 0.1 else (1000, "Wh")
+    points = points.assign(spent=factor * points[cost], percent=100 * points["test_acc"])
+    fig, axes = _grid(len(settings))
+    for ax, setting in zip(axes.flat, settings, strict=False):
+        mine = select(points, [setting])
+        best = front(mine, "spent", "percent")
+        ax.plot(best["spent"], best["percent"], color="0.6", lw=1, zorder=1)
+        for pipeline in (name for name in PIPELINES if name in set(mine["pipeline"])):
+            rows, colour = mine[mine["pipeline"] == pipeline], PIPELINE_COLOURS[pipeline]
+            ax.scatter(rows["spent"], rows["percent"], s=9, color=colour, label=PIPELINES[pipeline], lw=0)
+        ax.set_title(setting_title(*setting), fontsize=9)
+        ax.set(xscale="log", xlabel=f"spent on training ({unit})")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.legend(loc="lower left", fontsize=6, handletextpad=0)
+    for line in axes:
+        line[0].set_ylabel("test accuracy (%)")
+    return fig
 
 
 def weights(histograms: pd.DataFrame, remaining: tuple[float, ...] = (50, 5, 1)) -> Figure:
@@ -161,10 +200,17 @@ def save_all(results: str | Path, profile: str, folder: Path) -> list[Path]:
     A profile with several datasets gives every figure once for each, in folders by its name.
     """
     use_style()
-    levels, histograms, plan = load_levels(results, profile), load_weights(results, profile), load_profile(profile)
+    levels, plan = load_levels(results, profile), load_profile(profile)
+    histograms = None if plan.tunes else load_weights(results, profile)
     written = []
     for dataset in plan.datasets or [""]:
-        drawn = _all_figures(of_dataset(levels, dataset), of_dataset(histograms, dataset), plan.tour)
+        mine = of_dataset(levels, dataset)
+        if plan.tunes:
+            from sdd_utils import tuning  # which draws with what is here
+
+            drawn = tuning.figures(mine)
+        else:
+            drawn = _all_figures(mine, of_dataset(histograms, dataset), plan.tour)
         (folder / dataset).mkdir(parents=True, exist_ok=True)
         for (name, fig), suffix in product(drawn.items(), SAME_BYTES):
             written.append(folder / dataset / f"{name}{suffix}")
@@ -183,6 +229,7 @@ def _all_figures(levels: pd.DataFrame, histograms: pd.DataFrame, preferred: dict
         "l2_sweep": l2_sweep(levels),
         "weights": weights(histograms),
         "distillation": distillation(levels),
+        "frontier": frontier(levels),
     }
 
 
@@ -198,19 +245,14 @@ Lines = list[tuple[str, pd.DataFrame, object]]
 """What a panel shows: label, rows of one setting, colour."""
 
 
-def _panels(panels: dict[str, Lines], phases_of: str | None = None, columns: int = 3) -> Figure:
+def draw_panels(panels: dict[str, Lines], phases_of: str | None = None, columns: int = 3) -> Figure:
     """A grid of panels by title with one accuracy axis, at most ``columns`` wide: two columns of a paper.
 
     ``phases_of`` is the label of the line whose phases colour the background.
     """
     if not panels:
         return _nothing()
-    columns = min(columns, len(panels))
-    lines = -(-len(panels) // columns)
-    width = COLUMN * (2 if columns > 1 else 1.2)
-    fig, axes = plt.subplots(lines, columns, figsize=(width, 2.3 * lines + 0.2), sharey=True, squeeze=False)
-    for ax in axes.flat[len(panels) :]:
-        ax.set_visible(False)
+    fig, axes = _grid(len(panels), columns)
     for ax, (title, curves) in zip(axes.flat, panels.items(), strict=False):
         for label, rows, colour in curves:
             if label == phases_of:
@@ -223,6 +265,16 @@ def _panels(panels: dict[str, Lines], phases_of: str | None = None, columns: int
         line[0].set_ylabel("test accuracy (%)")
     _clip(axes[0, 0])
     return fig
+
+
+def _grid(panels: int, columns: int = 3) -> tuple[Figure, np.ndarray]:
+    columns = min(columns, panels)
+    lines = -(-panels // columns)
+    width = COLUMN * (2 if columns > 1 else 1.2)
+    fig, axes = plt.subplots(lines, columns, figsize=(width, 2.3 * lines + 0.2), sharey=True, squeeze=False)
+    for ax in axes.flat[panels:]:
+        ax.set_visible(False)
+    return fig, axes
 
 
 def _clip(ax: Axes) -> None:
@@ -246,5 +298,6 @@ def _shades(values: list[float]) -> list:
     return sns.color_palette("viridis", len(values))
 
 
-def _title(arch: str, rate: float) -> str:
+def setting_title(arch: str, rate: float) -> str:
+    """A setting, as panels are headed."""
     return f"{NAMES[arch]}, ε = {rate:g}"

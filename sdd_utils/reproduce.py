@@ -22,6 +22,9 @@ from sdd_utils.stopping import Outcome
 from sdd_utils.workers import local_workers
 
 NOTEBOOKS = ROOT / "notebooks"
+TUNING = {"06_tau_alpha.ipynb"}
+"""Notebooks for profiles with a grid of τ and α; all others are for profiles with one of each."""
+
 BAR = "{desc} {n_fmt}/{total_fmt} {bar} {elapsed}, {remaining} left"
 
 
@@ -63,17 +66,29 @@ def gather(name: str, runs: Path = RUNS) -> tuple[list[Path], pd.DataFrame]:
     return folders, collect(experiments, runs / name)
 
 
-def tabulate(name: str, runs: Path = RUNS) -> pd.DataFrame:
-    """Gather this machine's runs of a profile into levels.csv, weights.csv and claims.csv; returns the claims."""
+def tabulate(name: str, runs: Path = RUNS) -> dict[str, pd.DataFrame]:
+    """Gather this machine's runs of a profile into its tables, which are written beside them and returned by name.
+
+    Levels, weights and claims, and the size and speed of exported networks; of a profile that tunes, levels alone.
+    """
     folders, levels = gather(name, runs)
+    tables = {"levels": levels}
+    if not load_profile(name).tunes:
+        from sdd_utils.deploy import deployment  # needs torch
+
+        tables["weights"] = _histograms(folders, levels)
+        tables["claims"] = claims_table(levels)
+        tables["deployment"] = deployment(experiments_of(name), runs / name)
+    for table, rows in tables.items():
+        write_csv(runs / name / f"{table}.csv", rows)
+    return tables
+
+
+def _histograms(folders: list[Path], levels: pd.DataFrame) -> pd.DataFrame:
     histograms = pd.concat([read_csv(folder / "weights.csv").assign(run_id=folder.name) for folder in folders])
     keys = ["dataset", "arch", "noise_rate", "weight_decay", "level", "sparsity", "bin"]
     plain = levels[(levels["method"] != "kd") & (levels["level"] % 3 == 0)]  # enough for figures, and a small file
-    weights = plain.merge(histograms, on=["run_id", "level"]).groupby(keys, as_index=False)["count"].sum()
-    claims = claims_table(levels)
-    for table, rows in (("levels", levels), ("weights", weights), ("claims", claims)):
-        write_csv(runs / name / f"{table}.csv", rows)
-    return claims
+    return plain.merge(histograms, on=["run_id", "level"]).groupby(keys, as_index=False)["count"].sum()
 
 
 def execute_notebooks(name: str, runs: Path = RUNS) -> None:
@@ -86,7 +101,9 @@ def execute_notebooks(name: str, runs: Path = RUNS) -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of every key that a notebook ignores
     parameters = yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8")) | {"results": str(runs)}
     quiet = {"progress_bar": False, "extra_arguments": ["--log-level=40"]}
-    todo = list(product(load_profile(name).datasets or [""], sorted(NOTEBOOKS.glob("*.ipynb"))))
+    profile = load_profile(name)
+    chosen = [path for path in sorted(NOTEBOOKS.glob("*.ipynb")) if (path.name in TUNING) == profile.tunes]
+    todo = list(product(profile.datasets or [""], chosen))
     for dataset, source in tqdm(todo, desc="notebooks", bar_format=BAR):
         out = runs / name / "notebooks" / dataset / source.name
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -104,17 +121,16 @@ def reproduce(
 
     ``seconds`` is for the training; what follows it takes about a minute.
     """
-    if load_profile(name).tunes:
-        raise ConfigError(f"{name}: has several τ or α a setting, which claims cannot speak of: use run, then choose")
     from sdd_utils import figures  # matplotlib and seaborn take seconds too
 
     outcome = train(name, workers, runs, device=device, seconds=seconds)
     if outcome.failed or outcome.stopped:
         return outcome
-    claims = tabulate(name, runs)
+    tables = tabulate(name, runs)
     figures.save_all(runs, name, runs / name / "figures")
     execute_notebooks(name, runs)
-    print(compare_claims(claims, name))
+    if "claims" in tables:
+        print(compare_claims(tables["claims"], name))
     return outcome
 
 
@@ -154,12 +170,12 @@ def publish_reference(name: str, runs: Path = RUNS) -> None:
     commits = Counter(record["commit"] for record in records)
     if any(commit == "unknown" or commit.endswith("-dirty") for commit in commits):
         raise ConfigError(f"commit: a reference comes from committed code, these runs from {sorted(commits)}")
-    tabulate(name, runs)
     target = REFERENCE / name
     target.mkdir(parents=True, exist_ok=True)
-    for table in ("levels.csv", "weights.csv", "claims.csv"):
-        shutil.copyfile(runs / name / table, target / table)
-    same = {key: records[0][key] for key in ("python", "packages", "cpu", "cores", "gpu", "device", "threads")}
+    for table in tabulate(name, runs):
+        shutil.copyfile(runs / name / f"{table}.csv", target / f"{table}.csv")
+    keys = ("python", "packages", "cpu", "cores", "gpu", "country", "device", "threads")
+    same = {key: records[0].get(key) for key in keys}
     time = {"started": min(r["started"] for r in records), "ended": max(r["ended"] for r in records)}
     write_json(target / "provenance.json", {"profile": name, "runs_by_commit": commits, **same, **time})
     figures.save_all("reference", name, FIGURES / name)

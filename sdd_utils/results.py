@@ -112,6 +112,11 @@ def load_weights(results: str | Path, profile: str) -> pd.DataFrame:
     return read_csv(_find(results, profile, "weights.csv"))
 
 
+def load_deployment(results: str | Path, profile: str) -> pd.DataFrame:
+    """Size and speed of exported networks, in ``deploy.DEPLOYMENT_COLUMNS``. Raises ResultsMissing."""
+    return read_csv(_find(results, profile, "deployment.csv"))
+
+
 def _find(results: str | Path, profile: str, table: str) -> Path:
     if not re.fullmatch(PROFILE_NAME, profile):
         raise ConfigError(f"profile: {profile!r} is not the name of a profile, which has letters, digits and hyphens")

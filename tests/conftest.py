@@ -30,7 +30,8 @@ SMALL_VIT = {
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A place with ``profiles`` of its own; sweeps run in a thread of this process."""
-    monkeypatch.setattr("sdd_utils.profiles.PROFILES", tmp_path / "profiles")
+    for module in ("profiles", "reproduce"):
+        monkeypatch.setattr(f"sdd_utils.{module}.PROFILES", tmp_path / "profiles")
     monkeypatch.setattr("sdd_utils.profiles.ROOT", tmp_path)
     monkeypatch.setattr("sdd_utils.reproduce.local_workers", lambda workers: ThreadPoolExecutor(1))
     (tmp_path / "profiles").mkdir()

@@ -141,6 +141,11 @@ def test_without_a_level_past_the_critical_phase_the_sparse_teacher_is_the_last(
     assert select_level(table(MONOTONE).assign(train_acc=1.0), "sparse") == LEVELS - 1
 
 
+def test_the_teachers_that_should_be_bad_ones():
+    assert select_level(table(one_dip()), "critical") == 17  # the sparser of the lowest, where all is still memorised
+    assert select_level(table(one_dip()), "undertrained") == 0
+
+
 def test_of_equally_good_levels_the_sparser_teaches():
     assert select_level(table(FLAT), "sparse") == LEVELS - 1
 

@@ -4,16 +4,19 @@ import pytest
 from test_analysis import FLAT, LEVELS, one_dip, table
 
 from sdd_utils.analysis import NEGLIGIBLE
-from sdd_utils.claims import CLAIM_COLUMNS, best_penalty, claims_table
+from sdd_utils.claims import CLAIM_COLUMNS, claims_table
+from sdd_utils.cost import COSTS
+from sdd_utils.curves import best_penalty
 
 SEEDS = 4
 
 
 def rows(curve, method="vanilla", sd=0.003, **columns):
-    """Rows of levels.csv for SEEDS seeds of one setting, with a little noise; one level costs one FLOP."""
+    """Rows of levels.csv for SEEDS seeds of one setting, with a little noise; a level costs 1 in every currency."""
     rng = np.random.default_rng(len(method))
     parts = [table(curve + rng.normal(0, sd, LEVELS), seed, method=method, **columns) for seed in range(SEEDS)]
-    return pd.concat(parts).assign(train_flops=columns.get("train_flops", 1.0))
+    same = {"profile": "digits", **dict.fromkeys(COSTS, 1.0)}
+    return pd.concat(parts).assign(remaining_params=lambda t: 1000 * (1 - t["sparsity"]), **same)
 
 
 def verdicts(*parts):
@@ -42,28 +45,20 @@ def test_a_story_as_the_paper_tells_it_holds_throughout():
 
 
 def test_every_dataset_has_its_own_rows():
-    two = [VANILLA, VANILLA.assign(dataset="cifar10"), rows(CURED, "kd", teacher="dense", dataset="cifar10")]
-    claims = claims_table(pd.concat(two, ignore_index=True))
-    assert claims.query("claim == 'C1'")["statement"].str.split(",").str[0].tolist() == ["digits", "CIFAR-10"]
+    two = [VANILLA.assign(dataset=name) for name in ("cifar100", "cifar10")]
+    taught = rows(CURED, "kd", teacher="dense", dataset="cifar10")
+    claims = claims_table(pd.concat([*two, taught], ignore_index=True).assign(profile="paper"))
+    assert claims.query("claim == 'C1'")["statement"].str.split(",").str[0].tolist() == ["CIFAR-100", "CIFAR-10"]
     assert claims.query("claim == 'C3'")["statement"].str.split(",").str[0].tolist() == ["CIFAR-10"]
 
 
 def test_human_noise_gets_a_verdict_where_there_is_some():
-    people = {"dataset": "cifar100n", "noise_kind": "human"}
-    plain, cured = VANILLA.assign(**people), rows(CURED, "kd", teacher="dense", **people)
+    people = {"profile": "paper", "dataset": "cifar100n", "noise_kind": "human"}
+    plain, cured = VANILLA.assign(**people), rows(CURED, "kd", teacher="dense").assign(**people)
     assert verdicts(plain, cured)[("C6", "dense")].verdict == "holds"
-    again = rows(one_dip(0.2, 0.1), "kd", teacher="dense", **people)
+    again = rows(one_dip(0.2, 0.1), "kd", teacher="dense").assign(**people)
     assert verdicts(plain, again)[("C6", "dense")].verdict == "fails"
     assert verdicts(rows(CURED).assign(**people), cured)[("C6", "dense")].verdict == "fails"  # no dip to avoid
-
-
-def test_a_teacher_of_another_architecture_is_charged_at_its_own_cost():
-    student = rows(CURED, "kd", teacher="dense", teacher_arch="resnet18")
-    big = rows(one_dip(0.2, 0.1), arch="resnet18").assign(train_flops=10.0)
-    claims = claims_table(pd.concat([rows(one_dip(0.2, 0.1), sd=0), student, big]))
-    (share,) = claims.loc[claims["claim"] == "C5", "measured"]
-    levels = 24  # 0 … 23, where this vanilla curve is best past its dip
-    assert share == pytest.approx((levels + 10) / levels)
 
 
 def test_a_story_that_contradicts_the_paper_fails():
@@ -78,7 +73,7 @@ def test_a_story_that_contradicts_the_paper_fails():
 
 def test_seeds_that_disagree_are_inconclusive():
     spread = pd.concat(
-        [table(one_dip(0.2, r), seed, method="vanilla", train_flops=1.0) for seed, r in enumerate([0, 0.02, 0.15, 0.2])]
+        [rows(one_dip(0.2, r), sd=0).query("seed == @seed") for seed, r in enumerate([0, 0.02, 0.15, 0.2])]
     )
     assert verdicts(spread)[("C1",)].verdict == "inconclusive"
 
@@ -102,14 +97,39 @@ def test_the_best_penalty_is_chosen_on_validation():
     assert best_penalty(levels, "mlp", 0.3) == 1e-2
 
 
-def test_the_cost_is_compared_at_equal_sparsity_and_charges_the_teacher():
-    """A level costs vanilla 1 and the student 1.1; vanilla is best past its dip at level 23, its 24th."""
-    vanilla = rows(one_dip(0.2, 0.1), sd=0)
-    dense = rows(CURED, "kd", sd=0, teacher="dense", train_flops=1.1)
-    seen = verdicts(vanilla, dense, dense.assign(teacher="sparse"))
-    assert seen[("C5", "dense")].measured == pytest.approx((24 * 1.1 + 1) / 24)
-    assert seen[("C5", "sparse")].measured == pytest.approx((24 * 1.1 + 24) / 24)
-    assert seen[("C5", "dense")].verdict == "inconclusive"  # above 1 by construction
+def costs(taught, plain=None, teacher="dense"):
+    """The verdicts on cost of a story in which a level costs vanilla 1 and the student 1.1."""
+    plain = rows(one_dip(0.2, 0.1), sd=0) if plain is None else plain
+    return verdicts(plain, taught.assign(**dict.fromkeys(COSTS, 1.1), teacher=teacher))
+
+
+def cured(until, best=0.85, **columns):
+    """A student's curve without a dip: level until a level, then gone."""
+    return rows(np.where(np.arange(LEVELS) <= until, best, 0.2), "kd", sd=0, **{"teacher": "dense", **columns})
+
+
+def test_vanilla_is_charged_to_the_end_and_a_student_to_its_first_drop_with_its_teacher():
+    seen = costs(cured(until=19))
+    assert seen[("C5a", "dense")].measured == pytest.approx((21 * 1.1 + 1) / LEVELS)  # levels 0 … 20 and the teacher
+    assert seen[("C5a", "dense")].verdict == "holds"
+    assert seen[("C5b", "dense")].verdict == "holds"
+    whole_curve = costs(cured(until=19), teacher="sparse")
+    assert whole_curve[("C5a", "sparse")].measured == pytest.approx((21 * 1.1 + LEVELS) / LEVELS)
+    assert whole_curve[("C5a", "sparse")].verdict == "fails"
+
+
+def test_what_is_cheaper_but_worse_has_not_saved_anything():
+    assert costs(cured(until=3, best=0.85))[("C5a", "dense")].verdict == "fails"  # larger, and no more accurate
+    assert costs(cured(until=8, best=0.8))[("C5a", "dense")].verdict == "fails"  # less accurate, and no smaller
+    assert costs(cured(until=19, best=0.8))[("C5a", "dense")].verdict == "holds"  # less accurate, but much smaller
+    assert costs(cured(until=3, best=0.95))[("C5a", "dense")].verdict == "holds"  # larger, but more accurate
+
+
+def test_emissions_that_were_not_measured_leave_their_claim_open():
+    taught = cured(until=19).assign(teacher="dense")
+    seen = verdicts(*(part.assign(emissions_kg=np.nan) for part in (rows(one_dip(0.2, 0.1), sd=0), taught)))
+    assert seen[("C5b", "dense")].verdict == "inconclusive"
+    assert seen[("C5a", "dense")].verdict == "holds"
 
 
 def test_a_dip_just_under_the_limit_counts_as_avoided():

@@ -18,13 +18,14 @@ def test_there_is_exactly_one_parameters_cell_and_it_reads_the_reference(cells):
     assert len(tagged) == 1
     settings = {}
     exec(tagged[0], settings)
-    assert (settings["profile"], settings["results"]) == ("digits", "reference")
+    assert settings["profile"] in ("digits", "digits-tau-alpha")
+    assert settings["results"] == "reference"
 
 
 def test_every_ignored_output_has_a_reason(cells):
     ignored = [cell for cell in cells if "nbval-ignore-output" in cell.metadata.get("tags", [])]
     assert all(cell.metadata.get("reason") for cell in ignored)
-    assert all("figures." in cell.source for cell in ignored)
+    assert all(cell.source.startswith(("figures.", "tuning.")) for cell in ignored)  # drawings, never tables
 
 
 def test_a_notebook_ends_with_its_answer_and_was_executed(cells):

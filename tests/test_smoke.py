@@ -5,13 +5,15 @@ import json
 import nbformat
 import pandas as pd
 import pytest
+import yaml
+from conftest import SMALL
 from safetensors.torch import load_file
 
 from sdd_utils.analysis import select_level
 from sdd_utils.claims import CLAIM_COLUMNS
-from sdd_utils.errors import ConfigError, ResultsMissing
+from sdd_utils.errors import ResultsMissing
 from sdd_utils.profiles import load_profile
-from sdd_utils.reproduce import NOTEBOOKS, compare_claims, reproduce, tabulate
+from sdd_utils.reproduce import NOTEBOOKS, TUNING, compare_claims, reproduce, tabulate
 from sdd_utils.results import LEVEL_COLUMNS, load_levels
 from sdd_utils.stopping import Outcome
 
@@ -56,7 +58,7 @@ def test_students_were_taught_by_the_level_that_their_rule_names(runs, levels):
 
 
 def test_every_notebook_ran_on_these_runs(runs):
-    for source in NOTEBOOKS.glob("*.ipynb"):
+    for source in (path for path in NOTEBOOKS.glob("*.ipynb") if path.name not in TUNING):
         executed = nbformat.read(runs / "smoke" / "notebooks" / source.name, as_version=4)
         injected = [c.source for c in executed.cells if "injected-parameters" in c.metadata.get("tags", [])]
         assert len(injected) == 1
@@ -65,10 +67,10 @@ def test_every_notebook_ran_on_these_runs(runs):
 
 
 def test_figures_and_claims_were_written(runs):
-    assert len(list((runs / "smoke" / "figures").glob("*.png"))) == 6
+    assert len(list((runs / "smoke" / "figures").glob("*.png"))) == 7
     claims = pd.read_csv(runs / "smoke" / "claims.csv")
     assert list(claims.columns) == CLAIM_COLUMNS
-    assert set(claims["claim"]) == {"C1", "C2a", "C2b", "C3", "C4", "C5", "C6"}
+    assert set(claims["claim"]) == {"C1", "C2a", "C2b", "C3", "C4", "C5a", "C5b", "C6"}
 
 
 def test_the_comparison_names_the_verdicts_that_changed(runs, monkeypatch, tmp_path):
@@ -85,10 +87,24 @@ def test_the_comparison_names_the_verdicts_that_changed(runs, monkeypatch, tmp_p
     assert gone == f"  C1 {claims['statement'][0]}: {claims['verdict'][0]} → –"
 
 
-def test_a_profile_that_tunes_is_refused_before_it_trains(tmp_path):
-    with pytest.raises(ConfigError, match="digits-tune: has several τ or α a setting"):
-        reproduce("digits-tune", 1, tmp_path)
-    assert not list(tmp_path.iterdir())
+def test_a_grid_of_tau_and_alpha_has_a_notebook_of_its_own(home):
+    """A profile like digits-tau-alpha, as small as possible."""
+    settings = {**SMALL, "levels": 2, "prune_share": 0.9}
+    settings |= {"arch": None, "noise_rate": None, "milestones": [0.5], "epochs": 2}
+    grid = {"noise_rates": [0.3], "teachers": ["sparse", "dense"], "temperatures": [1, 2], "alphas": [0.5, 1.0]}
+    bad = {"noise_rates": [0.3], "teachers": ["critical", "undertrained"], "temperatures": [2], "alphas": [0.5]}
+    mlp = {"settings": {k: v for k, v in settings.items() if v is not None}, "seeds": 2, "noise_rates": [0.3]}
+    mlp["distillation"] = [grid, bad | {"undertrained": {"epochs": 1, "levels": 0}}]
+    profile = {"profile": "tuning", "about": "", "tour": {"arch": "mlp", "noise_rate": 0.3}, "base": {}}
+    content = yaml.safe_dump(profile | {"architectures": {"mlp": mlp}})
+    (home / "profiles" / "tuning.yaml").write_text(content)
+    assert reproduce("tuning", 1, home) == Outcome()
+    assert sorted(path.name for path in (home / "tuning" / "notebooks").iterdir()) == sorted(TUNING)
+    drawn = {path.stem for path in (home / "tuning" / "figures").glob("*.png")}
+    assert drawn == {"rebound", "sweet", "kept", "bad_teachers"}
+    levels = load_levels(home, "tuning")
+    assert set(levels["teacher"]) == {"none", "sparse", "dense", "critical", "undertrained"}
+    assert levels["run_id"].nunique() == 2 * (1 + 8 + 2)
 
 
 def test_results_that_are_not_finished_are_missed_by_name(tmp_path):

@@ -1,0 +1,93 @@
+"""What it costs to get to a pruned network: its levels, its teacher, and the search for λ.
+
+The table ``spent`` is what the cost notebook, the stop rules, the recommendations and the claim about cost share.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from sdd_utils.curves import best_penalty, penalised, penalties, student, vanilla, vanilla_settings
+
+COSTS = ["train_flops", "train_flops_sparse", "seconds", "energy_kwh", "emissions_kg"]
+"""Columns of levels.csv that add up from level to level."""
+
+PIPELINES = {
+    "vanilla": "vanilla",
+    "l2": "optimal λ",
+    "sparse": "sparse teacher",
+    "dense": "dense teacher",
+}
+"""The ways to a pruned network that the paper compares, and how they are called in tables and figures."""
+
+Charge = Literal["full", "shared", "own"]
+"""What a pipeline is charged with beside its own levels: all that had to be trained before (``full``), the same with a
+teacher's levels split among the students that need them (``shared``), or nothing (``own``: teacher and λ are there)."""
+
+KEYS = ["arch", "noise_rate", "pipeline", "weight_decay", "seed", "level"]
+MEASURED = ["sparsity", "remaining_params", "val_acc", "test_acc"]
+
+
+def spent(levels: pd.DataFrame, charge: Charge = "full") -> pd.DataFrame:
+    """One row a (arch, noise_rate, pipeline, seed, level): what that network is worth, and all that was spent on it.
+
+    ``levels`` is one dataset's part of levels.csv. The COSTS are sums over the levels up to the row's, and over what
+    ``charge`` adds. ``l2`` is the curve of the λ that validation prefers; its search is every other λ's whole curve,
+    the regular one's too. A dense teacher is level 0 of a vanilla curve; a sparse one is charged with the whole curve,
+    since its rule looks at all of it. The teacher's forward passes are in the student's levels already.
+    """
+    tables = []
+    for arch, rate in vanilla_settings(levels):
+        tables.append(_spent(vanilla(levels, arch, rate), "vanilla"))
+        if len(penalties(levels, arch, rate)) > 1:
+            best = best_penalty(levels, arch, rate)
+            others = [penalised(levels, arch, rate, d) for d in penalties(levels, arch, rate) if d != best]
+            search = _by_seed(pd.concat(others)) if charge != "own" else 0
+            tables.append(_spent(penalised(levels, arch, rate, best), "l2", search))
+        for rule in ("sparse", "dense"):
+            taught = student(levels, arch, rate, rule)
+            if len(taught):
+                tables.append(_spent(taught, rule, teaching(levels, taught, charge)))
+    return pd.concat(tables, ignore_index=True)
+
+
+def teaching(levels: pd.DataFrame, taught: pd.DataFrame, charge: Charge) -> pd.DataFrame | int:
+    """What the teacher of ``taught`` (one setting's students) cost, one row a seed.
+
+    With ``shared``, the cost of each level of the teacher's curve is divided by the number of students that need it:
+    level 0 is needed by students of both rules, all others by students of the sparse teacher.
+    """
+    if charge == "own":
+        return 0
+    arch, rate, rule = (taught[name].iat[0] for name in ("teacher_arch", "noise_rate", "teacher"))
+    curve = vanilla(levels, arch, rate)
+    if rule == "dense":
+        curve = curve[curve["level"] == 0]
+    if charge == "full":
+        return _by_seed(curve)
+    same = (levels["teacher_arch"] == arch) & (levels["noise_rate"] == rate) & (levels["level"] == 0)
+    students = levels[same].groupby(["seed", "teacher"]).size().unstack(fill_value=0)
+    sharing = students.reindex(columns=["sparse", "dense"], fill_value=0)
+    number = sharing["sparse"].reindex(curve["seed"]).to_numpy()
+    number = number + np.where(curve["level"] == 0, sharing["dense"].reindex(curve["seed"]), 0)
+    return _by_seed(curve.assign(**{cost: curve[cost] / number for cost in COSTS}))
+
+
+def front(table: pd.DataFrame, cost: str, accuracy: str) -> pd.DataFrame:
+    """The Pareto front: rows for which no other is both cheaper and at least as accurate; cheapest first."""
+    ordered = table.sort_values([cost, accuracy], ascending=[True, False])
+    return ordered[ordered[accuracy] > ordered[accuracy].cummax().shift(fill_value=-np.inf)]
+
+
+def _by_seed(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.groupby("seed")[COSTS].sum(min_count=1)
+
+
+def _spent(rows: pd.DataFrame, pipeline: str, before: pd.DataFrame | int = 0) -> pd.DataFrame:
+    rows = rows.sort_values(["seed", "level"]).assign(pipeline=pipeline)
+    paid = rows.groupby("seed")[COSTS].cumsum().set_axis(pd.MultiIndex.from_frame(rows[["seed", "level"]]))
+    paid = paid.add(before, level="seed") if isinstance(before, pd.DataFrame) else paid
+    return pd.concat([rows[KEYS + MEASURED].reset_index(drop=True), paid.reset_index(drop=True)], axis=1)

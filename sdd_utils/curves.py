@@ -1,0 +1,83 @@
+"""One setting's curves out of a table of many: vanilla, penalised, distilled; and which λ and teachers they have.
+
+``levels`` is always one dataset's part of levels.csv.
+"""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from sdd_utils.analysis import select_level
+from sdd_utils.config import REGULAR_WEIGHT_DECAY
+
+DATASET_NAMES = {
+    "digits": "digits",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "cifar10n": "CIFAR-10N",
+    "cifar100n": "CIFAR-100N",
+}
+NAMES = {"mlp": "MLP", "resnet18": "ResNet-18", "vit": "ViT", "vgg_like": "VGG-like"}
+
+
+def vanilla_settings(levels: pd.DataFrame) -> list[tuple[str, float]]:
+    """(arch, noise_rate) of every vanilla curve, in the order of NAMES."""
+    plain = levels[levels["method"] == "vanilla"]
+    found = set(zip(plain["arch"], plain["noise_rate"], strict=True))
+    return sorted(found, key=lambda s: (list(NAMES).index(s[0]), s[1]))
+
+
+def select(rows: pd.DataFrame, settings: Iterable[tuple[str, float]]) -> pd.DataFrame:
+    """The rows whose (arch, noise_rate) is among ``settings``, numbered anew."""
+    wanted = set(settings)
+    chosen = [setting in wanted for setting in zip(rows["arch"], rows["noise_rate"], strict=True)]
+    return rows[chosen].reset_index(drop=True)
+
+
+def vanilla(levels: pd.DataFrame, arch: str, noise_rate: float) -> pd.DataFrame:
+    """Rows pruned at the regular λ without a teacher."""
+    return select(levels[levels["method"] == "vanilla"], [(arch, noise_rate)])
+
+
+def student(levels: pd.DataFrame, arch: str, noise_rate: float, teacher: str) -> pd.DataFrame:
+    """Rows distilled from the ``sparse`` or ``dense`` teacher; may be empty."""
+    return select(levels[levels["teacher"] == teacher], [(arch, noise_rate)])
+
+
+def penalised(levels: pd.DataFrame, arch: str, noise_rate: float, weight_decay: float) -> pd.DataFrame:
+    """Rows without a teacher at one λ, regular or not."""
+    rows = levels[(levels["method"] != "kd") & (levels["weight_decay"] == weight_decay)]
+    return select(rows, [(arch, noise_rate)])
+
+
+def penalties(levels: pd.DataFrame, arch: str, noise_rate: float) -> list[float]:
+    """The λ at which there are curves without a teacher, in increasing order."""
+    return sorted(select(levels[levels["method"] != "kd"], [(arch, noise_rate)])["weight_decay"].unique())
+
+
+def best_penalty(levels: pd.DataFrame, arch: str, noise_rate: float) -> float:
+    """The λ, other than the regular one, whose best pruned level has the highest validation accuracy, mean over seeds.
+
+    The paper does not say how its optimal λ was tuned. This is what one does who looks for a good pruned network.
+    """
+
+    def best_level(weight_decay: float) -> float:
+        rows = penalised(levels, arch, noise_rate, weight_decay)
+        return rows[rows["level"] > 0].groupby("level")["val_acc"].mean().max()
+
+    others = [d for d in penalties(levels, arch, noise_rate) if d != REGULAR_WEIGHT_DECAY[arch]]
+    return max(others, key=best_level)
+
+
+def teachers(levels: pd.DataFrame) -> pd.DataFrame:
+    """The levels that teach, one row a (arch, noise_rate, seed, rule): which level, and how good it is."""
+    rows = []
+    taught = levels[levels["method"] == "kd"]
+    settings = zip(taught["teacher_arch"], taught["noise_rate"], strict=True)
+    plain = select(levels[levels["method"] == "vanilla"], settings)
+    for (arch, rate, seed), curve in plain.groupby(["arch", "noise_rate", "seed"]):
+        for rule in ("sparse", "dense"):
+            level = curve[curve["level"] == select_level(curve, rule)].iloc[0]
+            row = {"arch": arch, "noise_rate": rate, "seed": seed, "rule": rule}
+            rows.append(row | level[["level", "sparsity", "test_acc", "memorised"]].to_dict())
+    return pd.DataFrame(rows)

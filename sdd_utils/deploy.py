@@ -1,0 +1,210 @@
+"""What unstructured sparsity buys at inference: networks as ONNX files, weighed and timed.
+
+A masked network is as large and as slow as a dense one unless zeros are compressed, skipped or cut out. Two things are
+tried here: compressing the file, and cutting out the units (channels, hidden neurons) that a mask has left without use.
+"""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import io
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from sdd_utils.checkpoints import CHECKPOINT, KEPT_SPARSITIES, level_file, restore
+from sdd_utils.config import Experiment
+from sdd_utils.files import read_csv
+from sdd_utils.models import MLP, ResNet18, VGGLike, build_model
+from sdd_utils.pruning import SparseNetwork
+
+SECONDS = 0.3
+"""A network is timed for so long."""
+
+DEPLOYMENT_COLUMNS = [
+    *["dataset", "arch", "width", "noise_rate", "level", "sparsity", "variant", "weights", "nonzero", "units_removed"],
+    *["onnx_bytes", "gzip_bytes", "ms_batch_1", "ms_batch_64", "max_difference"],
+]
+
+
+@dataclass(frozen=True)
+class Link:
+    """Units that one layer makes and one other layer alone reads.
+
+    ``constant`` maps what a unit without weights puts out, its bias, to what reaches the reader. Residual streams are
+    no links: all blocks of a stage read and write them.
+    """
+
+    maker: nn.Linear | nn.Conv2d
+    norm: nn.BatchNorm2d | None
+    reader: nn.Linear | nn.Conv2d
+    constant: Callable[[Tensor], Tensor]
+
+
+def links(model: nn.Module) -> Iterator[Link]:
+    """The links of one of the architectures in models.py, first to last."""
+    if isinstance(model, MLP):
+        layers = [layer for layer in model if isinstance(layer, nn.Linear)]
+        for maker, reader in pairwise(layers):
+            yield Link(maker, None, reader, torch.relu)
+    elif isinstance(model, ResNet18):
+        for block in (module for module in model if hasattr(module, "conv1")):
+            yield Link(block.conv1, block.bn1, block.conv2, lambda x, norm=block.bn1: torch.relu(_normed(x, norm)))
+    elif isinstance(model, VGGLike):
+        layers = [layer for layer in model if isinstance(layer, (nn.Conv2d, nn.Linear))]
+        norms = [layer for layer in model if isinstance(layer, nn.BatchNorm2d)]
+        for maker, norm, reader in zip(layers, norms, layers[1:], strict=False):
+            yield Link(maker, norm, reader, lambda x, norm=norm: _normed(torch.relu(x), norm))
+    else:
+        for block in model.blocks:
+            yield Link(block.mlp.fc1, None, block.mlp.fc2, block.mlp.act)
+
+
+def _normed(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+    return (x - norm.running_mean) / torch.sqrt(norm.running_var + norm.eps) * norm.weight + norm.bias
+
+
+@torch.no_grad()
+def without_dead_units(model: nn.Module) -> tuple[nn.Module, int]:
+    """A copy in eval mode that computes the same with fewer units, and how many have gone.
+
+    A unit is cut out when nothing reads it, or when it has no weights of its own, so that it is constant, and the
+    constant is 0 or can be added to the reader's bias (of a convolution with padding it cannot). Of each layer one unit
+    stays.
+    """
+    model, removed = copy.deepcopy(model).eval(), 0
+    while cut := sum(_cut(link) for link in links(model)):
+        removed += cut
+    return model, removed
+
+
+def _cut(link: Link) -> int:
+    made = link.maker.weight.flatten(1)
+    read = link.reader.weight.flatten(1).reshape(len(link.reader.weight), len(made), -1)  # (readers, units, …)
+    bias = torch.zeros(len(made)) if link.maker.bias is None else link.maker.bias
+    constant, unfed = link.constant(bias), ~made.any(1)
+    foldable = isinstance(link.reader, nn.Linear) & torch.ones_like(unfed) | (constant == 0)
+    keep = read.any(2).any(0) & ~(unfed & foldable)
+    if not keep.any():
+        keep[0] = True
+    if keep.all():
+        return 0
+    if isinstance(link.reader, nn.Linear):
+        link.reader.bias += read[:, ~keep & unfed].sum(2) @ constant[~keep & unfed]
+    _keep_rows(link.maker, keep)
+    if link.norm:
+        _keep_rows(link.norm, keep)
+    columns = keep.repeat_interleave(link.reader.weight.shape[1] // len(keep))  # more than one a unit after a flatten
+    link.reader.weight = nn.Parameter(link.reader.weight[:, columns])
+    setattr(link.reader, "in_features" if isinstance(link.reader, nn.Linear) else "in_channels", int(columns.sum()))
+    return int((~keep).sum())
+
+
+def _keep_rows(layer: nn.Module, keep: Tensor) -> None:
+    for name in ("weight", "bias"):
+        if getattr(layer, name) is not None:
+            setattr(layer, name, nn.Parameter(getattr(layer, name)[keep]))
+    for name in ("running_mean", "running_var"):
+        if hasattr(layer, name):
+            setattr(layer, name, getattr(layer, name)[keep])
+    for name in ("out_features", "out_channels", "num_features"):
+        if hasattr(layer, name):
+            setattr(layer, name, int(keep.sum()))
+
+
+def to_onnx(model: nn.Module, images: Tensor) -> bytes:
+    """The network as an ONNX file; ``images`` (n, channels, height, width) is an example, n is free."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter about itself
+        program = torch.onnx.export(model, (images,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), verbose=False)
+    for part in (*program.model.graph, *program.model.graph.initializers.values()):
+        part.metadata_props.clear()  # where in whose source each node comes from: larger than a small network
+    file = io.BytesIO()
+    program.save(file)
+    return file.getvalue()
+
+
+class Session:
+    """An ONNX file in onnxruntime, on one thread."""
+
+    def __init__(self, file: bytes):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        self.input = self.session.get_inputs()[0].name
+
+    def __call__(self, images: Tensor) -> np.ndarray:
+        """Logits (n, classes) of images (n, channels, height, width), float32."""
+        return self.session.run(None, {self.input: images.numpy()})[0]
+
+    def milliseconds(self, images: Tensor) -> float:
+        """Median time of a call, over SECONDS after a warm-up."""
+        for _ in range(10):
+            self(images)
+        times, end = [], time.perf_counter() + SECONDS
+        while time.perf_counter() < end:
+            begin = time.perf_counter()
+            self(images)
+            times.append(1000 * (time.perf_counter() - begin))
+        return median(times)
+
+
+def deployment(experiments: list[Experiment], folder: Path) -> pd.DataFrame:
+    """One row a (architecture, level, variant) in DEPLOYMENT_COLUMNS, from finished runs in ``folder``.
+
+    Of each architecture its first vanilla curve: dense, at the levels closest to KEPT_SPARSITIES, and at the last. The
+    variant ``masked`` is the network as it is, pruned weights as zeros; ``cut``, where there are dead units, the one
+    without them. ``weights`` are all that the file holds, ``nonzero`` those that are not 0. Milliseconds are those of a
+    forward pass of 1 and of 64 images on one thread; ``max_difference`` is a logit's largest from torch's.
+    """
+    first: dict[str, Experiment] = {}
+    for exp in experiments:
+        if exp.method == "vanilla":
+            first.setdefault(exp.arch, exp)
+    rows = [row for exp in first.values() for row in _rows(exp, folder / exp.run_id)]
+    return pd.DataFrame(rows, columns=DEPLOYMENT_COLUMNS)
+
+
+def _rows(exp: Experiment, run: Path) -> Iterator[dict]:
+    sparsity = read_csv(run / "levels.csv")["sparsity"]
+    for level in sorted({0, exp.levels} | {int((sparsity - share).abs().idxmin()) for share in KEPT_SPARSITIES}):
+        net = SparseNetwork(build_model(exp))
+        restore(run / CHECKPOINT if level == exp.levels else level_file(run, level), exp, net)
+        cut, removed = without_dead_units(net.model)
+        setting = {"dataset": exp.dataset, "arch": exp.arch, "width": exp.width, "noise_rate": exp.noise_rate}
+        setting |= {"level": level, "sparsity": sparsity[level]}
+        yield setting | {"variant": "masked", "units_removed": 0, **_weigh(net.model, net.model.eval(), exp)}
+        if removed:
+            yield setting | {"variant": "cut", "units_removed": removed, **_weigh(cut, net.model, exp)}
+
+
+@torch.no_grad()
+def _weigh(model: nn.Module, original: nn.Module, exp: Experiment) -> dict:
+    images = torch.randn(64, *exp.facts.image_shape, generator=torch.Generator().manual_seed(0))
+    file = to_onnx(model, images)
+    session = Session(file)
+    weights = torch.cat([p.flatten() for p in model.parameters()])
+    return {
+        "weights": len(weights),
+        "nonzero": int(weights.count_nonzero()),
+        "onnx_bytes": len(file),
+        "gzip_bytes": len(gzip.compress(file, mtime=0)),
+        "ms_batch_1": session.milliseconds(images[:1]),
+        "ms_batch_64": session.milliseconds(images),
+        "max_difference": float(np.abs(session(images) - original(images).numpy()).max()),
+    }

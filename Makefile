@@ -23,8 +23,8 @@ figures: $(READY) ## draw the figures from the committed reference results; trai
 test: $(READY) ## ruff, pytest, and the committed notebooks against the committed results (nbval)
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
-	$(RUN) pytest
-	$(RUN) pytest --nbval notebooks
+	$(RUN) pytest --numprocesses 2 --dist loadscope
+	$(RUN) pytest --numprocesses 2 --dist loadscope --nbval notebooks
 
 plan: $(READY) ## what PROFILE would take on this machine (DEVICE=cuda for its GPU); trains nothing
 	$(RUN) sdd_utils plan --profile $(PROFILE) --device $(DEVICE)

@@ -131,6 +131,7 @@ def reproduce(
     execute_notebooks(name, runs)
     if "claims" in tables:
         print(compare_claims(tables["claims"], name))
+    print(f"\nNotebooks, figures and tables: {runs / name}")
     return outcome
 
 

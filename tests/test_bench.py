@@ -12,7 +12,7 @@ from sdd_utils.plan import plan
 def table(small, student, monkeypatch):
     monkeypatch.setattr(bench, "SECONDS", 0.0)
     monkeypatch.setattr(bench, "ROUNDS", 1)
-    monkeypatch.setattr(bench, "local_workers", ThreadPoolExecutor)
+    monkeypatch.setattr(bench, "local_workers", lambda number: ThreadPoolExecutor(1))  # one meter a process
     loader = conventional.loader
 
     def here(split, exp, training, workers):
@@ -38,6 +38,7 @@ def test_every_row_stands_beside_the_conventional_way_of_its_own(table, small):
     plain = table[table["method"] == "vanilla"].iloc[0]
     assert plain["tflops"] == pytest.approx(plain["images_per_second"] * flop_count(small()).step / 1e12)
     assert plain["hours_per_curve"] == pytest.approx(plain["seconds_per_epoch"] * 2 * 5 / 3600)
+    assert (table["meter_share"] > 0).all()
 
 
 def test_a_plan_is_the_flops_at_the_speed_of_the_bench(table, small, student):

@@ -95,7 +95,7 @@ def _cut(link: Link) -> int:
     read = link.reader.weight.flatten(1).reshape(len(link.reader.weight), len(made), -1)  # (readers, units, …)
     bias = torch.zeros(len(made)) if link.maker.bias is None else link.maker.bias
     constant, unfed = link.constant(bias), ~made.any(1)
-    foldable = isinstance(link.reader, nn.Linear) & torch.ones_like(unfed) | (constant == 0)
+    foldable = torch.full_like(unfed, isinstance(link.reader, nn.Linear)) | (constant == 0)
     keep = read.any(2).any(0) & ~(unfed & foldable)
     if not keep.any():
         keep[0] = True

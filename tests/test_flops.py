@@ -25,8 +25,8 @@ def test_flops_of_a_convolution_are_those_counted_by_hand(small):
 
 def test_flops_of_a_convolutional_network_are_those_counted_by_hand(small):
     # VGG-like, width 2, on 8×8 pixels of one channel: ten 3×3 convolutions, a pool that halves after every second one
-    # (8, 4, 2, 1, 1 pixels a side), then 7·7 copies of 32 channels to 10 classes. Two FLOPs a weight and pixel, forward;
-    # backward twice that, but for the first convolution, whose input needs no gradient.
+    # (8, 4, 2, 1, 1 pixels a side), then 7·7 copies of 32 channels to 10 classes. Two FLOPs a weight and pixel forward,
+    # twice that backward, but for the first convolution, whose input needs no gradient.
     channels = [1, 2, 2, 4, 4, 8, 8, 16, 16, 32, 32]
     sides = [8, 8, 4, 4, 2, 2, 1, 1, 1, 1]
     convolutions = [2 * 9 * channels[i] * channels[i + 1] * side**2 for i, side in enumerate(sides)]

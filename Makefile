@@ -17,7 +17,7 @@ help: ## this list
 reproduce: $(READY) ## train PROFILE (default: digits) from scratch (for BUDGET=9m at most; on DEVICE=cuda), execute the notebooks, print the table of claims
 	$(RUN) sdd_utils reproduce --profile $(PROFILE) --device $(DEVICE) $(if $(BUDGET),--time-budget $(BUDGET))
 
-figures: $(READY) ## draw the figures from the committed reference results; trains nothing
+figures: $(READY) ## draw the figures, and judge the claims, from the committed reference results; trains nothing
 	$(RUN) sdd_utils figures
 
 test: $(READY) ## ruff, pytest, and the committed notebooks against the committed results (nbval)

@@ -8,6 +8,7 @@ import click
 import pandas as pd
 
 from sdd_utils import reproduce
+from sdd_utils.claims import claims_table
 from sdd_utils.config import ConfigError
 from sdd_utils.errors import DIFFERENT, INTERRUPTED, REFUSED, REQUEUE, ResultsMissing, SddError
 from sdd_utils.files import as_csv, write_csv
@@ -194,10 +195,12 @@ def plan_command(profile: str, only: str, device: str) -> None:
 
 @cli.command("figures")
 def figures_command() -> None:
-    """Draw the figures of all committed reference results again; trains nothing."""
+    """Draw the figures of all committed reference results again, and judge their claims again; trains nothing."""
     from sdd_utils import figures
 
     for folder in sorted(path.parent for path in REFERENCE.glob("*/levels.csv")):
+        if (folder / "claims.csv").exists():
+            write_csv(folder / "claims.csv", claims_table(load_levels("reference", folder.name)))
         for path in figures.save_all("reference", folder.name, FIGURES / folder.name):
             click.echo(path.relative_to(FIGURES.parent))
 

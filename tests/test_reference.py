@@ -71,6 +71,7 @@ def test_two_architectures_or_more_show_double_descent(levels):
     assert len(showing) >= 2
 
 
+@pytest.mark.parametrize("name", STORIES)  # studies may train for fewer schedules
 def test_the_networks_memorise_the_noise_before_they_cannot(levels):
     for arch, rate in vanilla_settings(levels):
         memorised = curves_of(vanilla(levels, arch, rate), "memorised").mean(axis=0)

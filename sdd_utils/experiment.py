@@ -115,8 +115,8 @@ class Sitting:
         """Start the clock, unless there is no time to go on. Raises Stopped."""
         if self.late:
             raise Stopped
+        self.meter.start(f"level {self.history.levels}")  # a process's first start takes seconds
         self.began = self.epoch_began = time.perf_counter()
-        self.meter.start(f"level {self.history.levels}")
 
     @property
     def late(self) -> bool:

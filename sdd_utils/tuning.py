@@ -34,13 +34,14 @@ def grid(levels: pd.DataFrame) -> pd.DataFrame:
     rows = []
     students = levels[levels["teacher"].isin(["sparse", "dense"])]
     for key, part in students.groupby([*SETTING, "temperature", "alpha"]):
-        curves, dip = curves_of(part), measure_dip(curves_of(part))
+        curves = curves_of(part)
+        rebound = measure_dip(curves).rebound
         mean, sparsity = curves.mean(axis=0), part.groupby("level")["sparsity"].first().to_numpy()
         plain = vanilla(levels, *key[:2])
         sweet = [select_level(plain[plain["seed"] == seed], "sparse") for seed in sorted(part["seed"].unique())]
         row = dict(zip([*SETTING, "temperature", "alpha"], key, strict=True))
         row |= {"val": 100 * part["val_acc"].mean(), "seeds": len(curves)}
-        row |= {"rebound": dip.rebound.value, "low": dip.rebound.low, "high": dip.rebound.high}
+        row |= {"rebound": rebound.value, "low": rebound.low, "high": rebound.high}
         row["sweet"] = 100 * sum(curve[level] for curve, level in zip(curves, sweet, strict=True)) / len(curves)
         rows.append(row | {"kept": 100 * sparsity[mean >= mean.max() - 0.01].max()})
     return pd.DataFrame(rows)

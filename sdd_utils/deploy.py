@@ -30,8 +30,8 @@ from sdd_utils.files import read_csv
 from sdd_utils.models import MLP, ResNet18, VGGLike, build_model
 from sdd_utils.pruning import SparseNetwork
 
-SECONDS = 0.3
-"""A network is timed for so long."""
+SECONDS = 0.1
+"""A network is timed for so long on one image, and as long on 64."""
 
 DEPLOYMENT_COLUMNS = [
     *["dataset", "arch", "width", "noise_rate", "level", "sparsity", "variant", "weights", "nonzero", "units_removed"],
@@ -167,14 +167,14 @@ class Session:
 def deployment(experiments: list[Experiment], folder: Path) -> pd.DataFrame:
     """One row a (architecture, level, variant) in DEPLOYMENT_COLUMNS, from finished runs in ``folder``.
 
-    Of each architecture its first vanilla curve: dense, at the levels closest to KEPT_SPARSITIES, and at the last. The
-    variant ``masked`` is the network as it is, pruned weights as zeros; ``cut``, where there are dead units, the one
-    without them. ``weights`` are all that the file holds, ``nonzero`` those that are not 0. Milliseconds are those of a
-    forward pass of 1 and of 64 images on one thread; ``max_difference`` is a logit's largest from torch's.
+    Of each architecture that has students its first vanilla curve: dense, at the levels closest to KEPT_SPARSITIES, and
+    at the last. The variant ``masked`` is the network as it is, pruned weights as zeros; ``cut``, where there are dead
+    units, the one without them. ``weights`` are all that the file holds, ``nonzero`` those that are not 0. Milliseconds
+    are those of a forward pass of 1 and of 64 images on one thread; ``max_difference`` is a logit's from torch's.
     """
-    first: dict[str, Experiment] = {}
+    taught, first = {exp.arch for exp in experiments if exp.teacher}, {}
     for exp in experiments:
-        if exp.method == "vanilla":
+        if exp.method == "vanilla" and exp.arch in taught:
             first.setdefault(exp.arch, exp)
     rows = [row for exp in first.values() for row in _rows(exp, folder / exp.run_id)]
     return pd.DataFrame(rows, columns=DEPLOYMENT_COLUMNS)
@@ -188,7 +188,7 @@ def _rows(exp: Experiment, run: Path) -> Iterator[dict]:
         cut, removed = without_dead_units(net.model)
         setting = {"dataset": exp.dataset, "arch": exp.arch, "width": exp.width, "noise_rate": exp.noise_rate}
         setting |= {"level": level, "sparsity": sparsity[level]}
-        yield setting | {"variant": "masked", "units_removed": 0, **_weigh(net.model, net.model.eval(), exp)}
+        yield setting | {"variant": "masked", "units_removed": 0, **_weigh(net.model.eval(), net.model, exp)}
         if removed:
             yield setting | {"variant": "cut", "units_removed": removed, **_weigh(cut, net.model, exp)}
 

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from collections import Counter
+from concurrent.futures import as_completed
 from itertools import product
 from pathlib import Path
 
@@ -91,23 +92,29 @@ def _histograms(folders: list[Path], levels: pd.DataFrame) -> pd.DataFrame:
     return plain.merge(histograms, on=["run_id", "level"]).groupby(keys, as_index=False)["count"].sum()
 
 
-def execute_notebooks(name: str, runs: Path = RUNS) -> None:
+def execute_notebooks(name: str, runs: Path = RUNS, workers: int | None = None) -> None:
     """Execute all notebooks on this machine's runs through papermill, as ``papermill -f <profile>.yaml`` would.
 
     A profile with several datasets gives them once for each, in folders by its name.
     """
+    parameters = yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8")) | {"results": str(runs)}
+    profile, executor = load_profile(name), local_workers(workers)
+    chosen = [path for path in sorted(NOTEBOOKS.glob("*.ipynb")) if (path.name in TUNING) == profile.tunes]
+    futures = []
+    for dataset, source in product(profile.datasets or [""], chosen):
+        out = runs / name / "notebooks" / dataset / source.name
+        out.parent.mkdir(parents=True, exist_ok=True)
+        futures.append(executor.submit(_execute, source, out, parameters | {"dataset": dataset}))
+    for future in tqdm(as_completed(futures), total=len(futures), desc="notebooks", bar_format=BAR):
+        future.result()
+
+
+def _execute(source: Path, out: Path, parameters: dict) -> None:
     import papermill
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of every key that a notebook ignores
-    parameters = yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8")) | {"results": str(runs)}
     quiet = {"progress_bar": False, "extra_arguments": ["--log-level=40"]}
-    profile = load_profile(name)
-    chosen = [path for path in sorted(NOTEBOOKS.glob("*.ipynb")) if (path.name in TUNING) == profile.tunes]
-    todo = list(product(profile.datasets or [""], chosen))
-    for dataset, source in tqdm(todo, desc="notebooks", bar_format=BAR):
-        out = runs / name / "notebooks" / dataset / source.name
-        out.parent.mkdir(parents=True, exist_ok=True)
-        papermill.execute_notebook(source, out, parameters | {"dataset": dataset}, cwd=NOTEBOOKS, **quiet)
+    papermill.execute_notebook(source, out, parameters, cwd=NOTEBOOKS, **quiet)
 
 
 def reproduce(
@@ -128,7 +135,7 @@ def reproduce(
         return outcome
     tables = tabulate(name, runs)
     figures.save_all(runs, name, runs / name / "figures")
-    execute_notebooks(name, runs)
+    execute_notebooks(name, runs, workers)
     if "claims" in tables:
         print(compare_claims(tables["claims"], name))
     print(f"\nNotebooks, figures and tables: {runs / name}")

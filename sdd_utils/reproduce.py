@@ -113,7 +113,7 @@ def _execute(source: Path, out: Path, parameters: dict) -> None:
     import papermill
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of every key that a notebook ignores
-    quiet = {"progress_bar": False, "extra_arguments": ["--log-level=40"]}
+    quiet = {"progress_bar": False, "extra_arguments": ["--log-level=50"]}  # a kernel says when it is told to end
     papermill.execute_notebook(source, out, parameters, cwd=NOTEBOOKS, **quiet)
 
 

@@ -90,11 +90,7 @@ def test_a_finished_run_is_weighed_at_its_sparsities(small, student, tmp_path, m
     monkeypatch.setattr("sdd_utils.deploy.SECONDS", 0.01)
     exp = small(levels=7, prune_share=0.5)
     run_experiment(exp, tmp_path)
-    others = [
-        small(seed=1),
-        small(ARCHITECTURES["vit"]),
-        student(),
-    ]  # the first curve stands for all; no student, no row
+    others = [small(seed=1), small(ARCHITECTURES["vit"]), student()]  # the ViT has no student, so no rows
     table = deployment([exp, *others], tmp_path)
     assert list(table.columns) == DEPLOYMENT_COLUMNS
     masked = table[table["variant"] == "masked"].set_index("level")

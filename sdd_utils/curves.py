@@ -27,6 +27,12 @@ def vanilla_settings(levels: pd.DataFrame) -> list[tuple[str, float]]:
     return sorted(found, key=lambda s: (list(NAMES).index(s[0]), s[1]))
 
 
+def taught_settings(levels: pd.DataFrame) -> list[tuple[str, float]]:
+    """Those of them that have students."""
+    taught = levels[levels["method"] == "kd"]
+    return [setting for setting in vanilla_settings(levels) if len(select(taught, [setting]))]
+
+
 def select(rows: pd.DataFrame, settings: Iterable[tuple[str, float]]) -> pd.DataFrame:
     """The rows whose (arch, noise_rate) is among ``settings``, numbered anew."""
     wanted = set(settings)

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sdd_utils.analysis import Estimate, curves_of, measure_dip
 from sdd_utils.cost import COSTS, MEASURED, PIPELINES, front, spent
-from sdd_utils.curves import NAMES, penalised, penalties, select, student, vanilla, vanilla_settings
+from sdd_utils.curves import NAMES, penalised, penalties, select, student, taught_settings, vanilla, vanilla_settings
 from sdd_utils.profiles import load_profile
 from sdd_utils.results import WEIGHT_BIN, load_levels, load_weights, of_dataset
 
@@ -122,8 +122,7 @@ def l2_sweep(levels: pd.DataFrame) -> Figure:
 
 def distillation(levels: pd.DataFrame) -> Figure:
     """Vanilla beside its students: one panel for each (architecture, ε) that has students; vanilla's phases behind."""
-    taught = levels[levels["method"] == "kd"]
-    settings = [s for s in vanilla_settings(levels) if len(select(taught, [s]))]
+    settings = taught_settings(levels)
     return draw_panels({setting_title(*s): _methods(levels, *s) for s in settings}, phases_of=METHOD_LABELS["none"])
 
 
@@ -136,8 +135,7 @@ def frontier(levels: pd.DataFrame, remaining: float = 10.0) -> Figure:
     One panel for each (architecture, ε) with students, one point a (way to prune, level) with at most ``remaining`` %
     of the weights left, means over seeds; the line joins those that no other point beats in both.
     """
-    taught = levels[levels["method"] == "kd"]
-    settings = [s for s in vanilla_settings(levels) if len(select(taught, [s]))]
+    settings = taught_settings(levels)
     if not settings:
         return _nothing()
     table = spent(levels)

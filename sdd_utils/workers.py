@@ -45,14 +45,14 @@ def stop_workers(executor: Executor) -> None:
         executor.shutdown(wait=True, kill_workers=True)
 
 
-def _start_worker(parent: int, number: int) -> None:
+def _start_worker(parent: int, at_a_time: int) -> None:
     def leave_with_parent() -> None:
         while os.getppid() == parent:
             time.sleep(1)
         os._exit(1)  # the sweep was killed: a worker left behind would train beside the next one
 
     threading.Thread(target=leave_with_parent, daemon=True).start()
-    os.environ[AT_A_TIME] = str(number)
+    os.environ[AT_A_TIME] = str(at_a_time)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the sweep decides what it means
     for number in (signal.SIGTERM, signal.SIGUSR1):  # Slurm sends these to every process of a step
         signal.signal(number, note_signal)

@@ -9,13 +9,14 @@ READY := $(VENV)/.ready
 UV := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce figures test plan bench data lab notebooks reference faults lock clean
+.PHONY: help reproduce figures test test-cluster plan bench bench-scale data lab notebooks reference faults lock clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 reproduce: $(READY) ## train PROFILE (default: digits) from scratch (for BUDGET=9m at most; on DEVICE=cuda), execute the notebooks, print the table of claims
-	$(RUN) sdd_utils reproduce --profile $(PROFILE) --device $(DEVICE) $(if $(BUDGET),--time-budget $(BUDGET))
+	$(RUN) sdd_utils reproduce --profile $(PROFILE) --device $(DEVICE) $(if $(BUDGET),--time-budget $(BUDGET)) \
+		$(if $(CLUSTER),--cluster $(CLUSTER))
 
 figures: $(READY) ## draw the figures, and judge the claims, from the committed reference results; trains nothing
 	$(RUN) sdd_utils figures
@@ -26,11 +27,17 @@ test: $(READY) ## ruff, pytest, and the committed notebooks against the committe
 	$(RUN) pytest --numprocesses 2 --dist loadscope
 	$(RUN) pytest --numprocesses 2 --dist loadscope --nbval notebooks
 
-plan: $(READY) ## what PROFILE would take on this machine (DEVICE=cuda for its GPU); trains nothing
-	$(RUN) sdd_utils plan --profile $(PROFILE) --device $(DEVICE)
+test-cluster: $(READY) ## the same results on Ray clusters of this machine, whose nodes, workers and drivers die; minutes
+	$(RUN) pytest -m cluster tests/cluster
+
+plan: $(READY) ## what PROFILE would take on this machine (DEVICE=cuda for its GPU; DEVICES=1,8,64 for so many); trains nothing
+	$(RUN) sdd_utils plan --profile $(PROFILE) --device $(DEVICE) $(if $(DEVICES),--devices $(DEVICES))
 
 bench: $(READY) ## our training beside the conventional way, on DEVICE with the networks of PROFILE; results/reference/bench
 	$(RUN) sdd_utils bench --profile $(PROFILE) --device $(DEVICE)
+
+bench-scale: $(READY) ## throughput with more workers, here and on Ray, and what the runner costs; results/reference/bench
+	$(RUN) sdd_utils bench-scale --profile $(PROFILE) --device $(DEVICE)
 
 data: $(READY) ## download DATASET (cifar10, cifar100, cifar10n, cifar100n) into data or $SDD_DATA, and verify it
 	$(RUN) sdd_utils data --dataset $(DATASET)
@@ -48,7 +55,7 @@ faults: $(READY) ## disturb N (default: 200) real sweeps in every way, compare, 
 	$(VENV)/bin/python tests/faults/inject.py --faults $(N) --record results/reference/faults
 
 lock: $(READY) ## choose the versions in requirements.lock anew
-	$(VENV)/bin/uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --upgrade \
+	$(VENV)/bin/uv pip compile pyproject.toml --extra test --extra cluster --universal --python-version 3.11 --upgrade \
 		--no-emit-index-url --no-header --no-annotate --quiet -o requirements.lock
 
 clean: ## remove this machine's runs

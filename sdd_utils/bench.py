@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
@@ -28,7 +27,7 @@ from sdd_utils.execution import Execution, prepare
 from sdd_utils.experiment import measure_level, new_network
 from sdd_utils.flops import dense_flops
 from sdd_utils.pruning import SparseNetwork
-from sdd_utils.results import cpu_model
+from sdd_utils.results import device_name
 from sdd_utils.seeding import generator
 from sdd_utils.training import learn, make_optimizer, training_step
 from sdd_utils.workers import local_workers
@@ -142,7 +141,7 @@ def bench(experiments: list[Experiment], device: str, side_by_side: int | None =
                 wait(futures)
                 measured.setdefault(row, []).append([future.result() for future in futures])
                 bar.update()
-    executor.shutdown()
+    executor.stop()
     table = pd.DataFrame([_entry(row, turns, rate, device) for row, turns in measured.items()])
     keys = ["arch", "method", "level"]
     base = table[table["path"].str.startswith("conventional")].groupby(keys)["images_per_second"].max()
@@ -290,15 +289,3 @@ def matrix_rate(device: torch.device) -> float:
     best = min(seconds(lambda: one @ other) for _ in range(20))
     torch.set_num_threads(threads)
     return 2 * n**3 / best
-
-
-def device_name(device: str) -> str:
-    """Of the GPU, or of the processor with the number of cores that this process may use."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{cpu_model()} {len(os.sched_getaffinity(0))} cores"
-
-
-def file_name(name: str) -> str:
-    """``NVIDIA H200`` → ``nvidia-h200.csv``."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") + ".csv"

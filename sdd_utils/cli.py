@@ -1,6 +1,7 @@
 """The command line: what ``python -m sdd_utils`` and the Makefile call."""
 
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from sdd_utils.config import ConfigError
 from sdd_utils.errors import DIFFERENT, INTERRUPTED, REFUSED, REQUEUE, ResultsMissing, SddError
 from sdd_utils.files import as_csv, write_csv
 from sdd_utils.inventory import STATES, collect, compare, survey
-from sdd_utils.results import FIGURES, REFERENCE, ROOT, RUNS, load_levels
+from sdd_utils.results import FIGURES, REFERENCE, ROOT, RUNS, file_name, load_levels
 from sdd_utils.stopping import Outcome, parse_duration
 
 
@@ -32,9 +33,15 @@ FOLDER = click.Path(path_type=Path, resolve_path=True)
 profile_option = click.option("--profile", default="digits", show_default=True, help="A file of notebooks/profiles.")
 results_option = click.option("--results", type=FOLDER, default=RUNS, help="Instead of results/runs.")
 only_option = click.option("--only", default="", help="Some of the runs, such as method=kd,arch=vit.")
-workers_help = "Processes; by default one for each core, or one on a GPU."
+workers_help = "Experiments at a time; by default one for each core, or one for each GPU."
 workers_option = click.option("--workers", type=click.IntRange(min=1), help=workers_help)
 device_option = click.option("--device", default="cpu", show_default=True, help="Such as cuda or cuda:1.")
+share_help = "Of a GPU, for each experiment: with 0.5, two train on each at a time."
+share_option = click.option("--gpu-share", type=float, help=share_help)
+cluster_help = (
+    "Train on a Ray cluster: ray://host:port or host:port joins it, ray starts one here (or joins RAY_ADDRESS)."
+)
+cluster_option = click.option("--cluster", metavar="ADDRESS", help=cluster_help)
 budget_option = click.option("--time-budget", type=Duration(), help="Train for so long at most: 90s, 9m, 1h30m, 2d.")
 
 
@@ -61,9 +68,20 @@ def cli() -> None:
 @only_option
 @workers_option
 @device_option
+@share_option
+@cluster_option
 @budget_option
 @results_option
-def run_command(profile: str, only: str, workers: int, device: str, time_budget: float, results: Path) -> None:
+def run_command(
+    profile: str,
+    only: str,
+    workers: int | None,
+    device: str,
+    gpu_share: float | None,
+    cluster: str | None,
+    time_budget: float | None,
+    results: Path,
+) -> None:
     """Train what is not finished, and go on with what was interrupted.
 
     \b
@@ -71,19 +89,31 @@ def run_command(profile: str, only: str, workers: int, device: str, time_budget:
       python -m sdd_utils run --profile smoke
       python -m sdd_utils run --profile digits --only method=kd,arch=vit --workers 1
       python -m sdd_utils run --profile digits --time-budget 1h30m --results scratch/runs
+      python -m sdd_utils run --profile paper --device cuda --gpu-share 0.5
+      python -m sdd_utils run --profile paper --device cuda --cluster 10.0.0.1:6379
     """
-    leave(reproduce.train(profile, workers, results, only, device, time_budget))
+    leave(reproduce.train(profile, workers, results, only, device, time_budget, gpu_share, cluster))
 
 
 @cli.command("reproduce")
 @profile_option
 @workers_option
 @device_option
+@share_option
+@cluster_option
 @budget_option
 @results_option
-def reproduce_command(profile: str, workers: int, device: str, time_budget: float, results: Path) -> None:
+def reproduce_command(
+    profile: str,
+    workers: int | None,
+    device: str,
+    gpu_share: float | None,
+    cluster: str | None,
+    time_budget: float | None,
+    results: Path,
+) -> None:
     """Train, draw, execute the notebooks, and end with the table of claims."""
-    leave(reproduce.reproduce(profile, workers, results, time_budget, device))
+    leave(reproduce.reproduce(profile, workers, results, time_budget, device, gpu_share, cluster))
 
 
 @cli.command("status")
@@ -165,7 +195,7 @@ def data_command(dataset: str, root: Path | None) -> None:
 @click.option("--side-by-side", type=click.IntRange(min=1), help="Experiments at a time; one a core, two on a GPU.")
 def bench_command(profile: str, arch: tuple[str, ...], device: str, side_by_side: int) -> None:
     """Measure how fast we train beside the conventional way, and what each ingredient is worth."""
-    from sdd_utils.bench import bench, chosen, file_name
+    from sdd_utils.bench import bench, chosen
 
     table = bench(chosen(reproduce.experiments_of(profile), arch), device, side_by_side)
     path = REFERENCE / "bench" / file_name(table["device"].iat[0])
@@ -176,17 +206,45 @@ def bench_command(profile: str, arch: tuple[str, ...], device: str, side_by_side
     click.echo(f"\n{table['device'].iat[0]}: written to {path.relative_to(ROOT)}")
 
 
+@cli.command("bench-scale")
+@profile_option
+@click.option("--arch", multiple=True, help="One of the profile's architectures; its first by default.")
+@device_option
+def bench_scale_command(profile: str, arch: tuple[str, ...], device: str) -> None:
+    """Measure throughput with 1, 2 and more workers, here and on Ray, and what the runner itself costs."""
+    from sdd_utils.bench import chosen
+    from sdd_utils.scale import bench_scale
+
+    table = bench_scale(chosen(reproduce.experiments_of(profile), arch)[0], device)
+    path = REFERENCE / "bench" / f"scale-{file_name(table['device'].iat[0])}"
+    write_csv(path, table)
+    click.echo(table.drop(columns="device").to_string(index=False, na_rep="", float_format="%.3g"))
+    click.echo(f"\n{table['device'].iat[0]}: written to {path.relative_to(ROOT)}")
+
+
 @cli.command("plan")
 @profile_option
 @only_option
 @device_option
-def plan_command(profile: str, only: str, device: str) -> None:
+@click.option("--devices", default="", help="How long it would take on so many devices like this: 1,8,64,512.")
+def plan_command(profile: str, only: str, device: str, devices: str) -> None:
     """Say what a profile would take on this machine: runs, FLOPs, hours, kWh, kg of CO2eq. Trains nothing."""
     from sdd_utils.plan import last_bench, plan
+    from sdd_utils.schedule import makespans
     from sdd_utils.sweep import with_teachers
 
     name, table = last_bench(device)
-    planned = plan(with_teachers(reproduce.experiments_of(profile, only)), table)
+    experiments = with_teachers(reproduce.experiments_of(profile, only))
+    if devices:
+        if not re.fullmatch(r"[1-9]\d{0,5}(,[1-9]\d{0,5})*", devices):
+            raise ConfigError(f"devices: {devices!r} are not numbers such as 1,8,64")
+        spread = makespans(experiments, table, [int(number) for number in devices.split(",")])
+        path = REFERENCE / "bench" / f"makespan-{profile}-{file_name(name)}"
+        write_csv(path, spread)
+        click.echo(spread.to_string(index=False, float_format="%.3g"))
+        click.echo(f"\n{name}: written to {path.relative_to(ROOT)}")
+        return
+    planned = plan(experiments, table)
     click.echo(planned.to_string(index=False, na_rep="", float_format="%.3g"))
     click.echo(
         f"\n{name}: " + ("at the speed of the last make bench" if table is not None else "make bench tells its speed")

@@ -8,7 +8,10 @@ COUNTRY = os.environ.get("SDD_COUNTRY", "FRA")
 """Whose grid intensity turns kWh into kg CO₂eq: an ISO code. France by default, where the paper's authors work."""
 
 AT_A_TIME = "SDD_AT_A_TIME"
-"""How many experiments share this machine's power counters; workers find it in their environment."""
+"""How many experiments share the counters of this machine's processor; workers find it in their environment."""
+
+ON_ONE_GPU = "SDD_ON_ONE_GPU"
+"""How many experiments share the GPU that they see."""
 
 COUNTERS = ("Rapl", "Gadget", "Emi", "AppleSilicon", "Raspberry")
 """In the names that codecarbon gives to processors whose power it reads; of others it estimates it."""
@@ -22,8 +25,8 @@ class EnergyMeter:
     measured, processor estimated from TDP`` where NVML is the only one; or ``not measured``, and why.
     """
 
-    def __init__(self, at_a_time: int = 1):
-        self.at_a_time, self.source, self.tracker = at_a_time, "", None
+    def __init__(self, at_a_time: int = 1, on_one_gpu: int = 1):
+        self.at_a_time, self.on_one_gpu, self.source, self.tracker = at_a_time, on_one_gpu, "", None
         logging.getLogger("codecarbon").disabled = True  # what it has to say would tear the progress bar
         self._try(self._make)
 
@@ -55,9 +58,9 @@ class EnergyMeter:
     def _read(self) -> dict:
         record = vars(self.tracker.stop_task())
         counted = any(name in str(part) for part in self.tracker._hardware for name in COUNTERS)
-        shared = record["gpu_energy"] + (record["cpu_energy"] if counted else 0.0)
-        total = record["energy_consumed"]
-        own = total - shared * (1 - 1 / self.at_a_time)
+        total = own = record["energy_consumed"]
+        own -= record["gpu_energy"] * (1 - 1 / self.on_one_gpu)
+        own -= (record["cpu_energy"] if counted else 0.0) * (1 - 1 / self.at_a_time)
         self.source = "measured" if counted else "estimated from TDP"
         if record["gpu_count"] and not counted:
             self.source = "GPU measured, processor estimated from TDP"
@@ -74,4 +77,4 @@ class EnergyMeter:
 @cache
 def energy_meter() -> EnergyMeter:
     """This process's meter: to start a tracker takes seconds, so a worker keeps one for all its experiments."""
-    return EnergyMeter(int(os.environ.get(AT_A_TIME, 1)))
+    return EnergyMeter(int(os.environ.get(AT_A_TIME, 1)), int(os.environ.get(ON_ONE_GPU, 1)))

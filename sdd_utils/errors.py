@@ -53,6 +53,10 @@ class SweepStopped(SddError, RuntimeError):
     """A sweep cannot go on in this process; says why and what to do."""
 
 
+class WorkerLost(SddError, RuntimeError):
+    """A worker or its machine died in the middle of an experiment, which can go on elsewhere."""
+
+
 class Stopped(Exception):
     """A run has saved its state and left the rest for later, because it was asked to or its time was up."""
 

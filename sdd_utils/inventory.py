@@ -8,7 +8,7 @@ from scipy import stats
 from sdd_utils.config import Experiment
 from sdd_utils.errors import Damaged
 from sdd_utils.files import is_aside, is_sealed, read_csv, unsound
-from sdd_utils.locks import is_held
+from sdd_utils.locks import holder
 from sdd_utils.results import MEASURED_ON_THE_CLOCK, check_levels
 
 STATES = ["done", "running", "stopped", "waiting", "damaged"]
@@ -31,8 +31,8 @@ def _state(exp: Experiment, run: Path) -> dict:
     done = levels_done(run)
     aside = sorted(path.name for path in run.glob("*") if is_aside(path))
     note = f"set aside: {', '.join(aside)}" if aside else ""
-    if is_held(run):
-        state = "running"
+    if machine := holder(run):
+        state, note = "running", "; ".join(filter(None, [f"on {machine}", note]))
     elif wrong := unsound(run):
         state, note = "damaged", "; ".join(f"{name} {why}" for name, why in wrong.items())
     elif is_sealed(run):

@@ -20,8 +20,12 @@ LEASE_SECONDS = 60.0
 
 
 def lease(run: Path) -> SoftFileLease:
-    """The lock of one run: a file beside it, refreshed while it is held, as needed where flock does not reach."""
-    return SoftFileLease(run.parent / LOCKS / f"{run.name}.lock", lease_duration=LEASE_SECONDS, timeout=0)
+    """The lock of one run: a file beside it, refreshed while it is held, as needed where flock does not reach.
+
+    It is the process that holds it, whichever of its threads.
+    """
+    path = run.parent / LOCKS / f"{run.name}.lock"
+    return SoftFileLease(path, lease_duration=LEASE_SECONDS, timeout=0, thread_local=False)
 
 
 @contextmanager
@@ -71,13 +75,14 @@ def _is_empty_and_old(path: Path) -> bool:
         return False
 
 
-def is_held(run: Path) -> bool:
-    """Whether somebody seems to be at work on the run; for display, since only ``try_acquire`` can tell for sure."""
+def holder(run: Path) -> str:
+    """The machine that seems to be at work on the run, or ``""``; for display: only ``try_acquire`` tells for sure."""
     lock = lease(run)
     owner = lock.owner
     try:
         if owner is None or time.time() - Path(lock.lock_file).stat().st_mtime > LEASE_SECONDS:
-            return False
+            return ""
     except OSError:
-        return False
-    return owner.hostname.split("?")[0] != socket.gethostname() or psutil.pid_exists(owner.pid)
+        return ""
+    machine = owner.hostname.split("?")[0]
+    return machine if machine != socket.gethostname() or psutil.pid_exists(owner.pid) else ""

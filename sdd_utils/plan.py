@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pandas as pd
+import torch
 
-from sdd_utils.bench import device_name, file_name
 from sdd_utils.config import Experiment
 from sdd_utils.files import read_csv
 from sdd_utils.flops import dense_flops
-from sdd_utils.results import REFERENCE
+from sdd_utils.results import REFERENCE, device_name, file_name
 
 STAND_IN = "resnet18"
 """Whose speed is taken for an architecture that the bench has not measured."""
@@ -32,23 +32,29 @@ def plan(experiments: list[Experiment], bench: pd.DataFrame | None) -> pd.DataFr
 
 
 def _expected(exp: Experiment, flops: float, bench: pd.DataFrame | None) -> dict[str, float | None]:
-    nothing = {"hours": None, "kWh": None, "kg CO2eq": None}
-    if bench is None:
-        return nothing
-    method = "distilled" if exp.teacher else "vanilla"
-    ours = bench[(bench["path"] == "ours") & (bench["level"] == 0) & (bench["method"] == method)].set_index("arch")
-    arch = exp.arch if exp.arch in ours.index else STAND_IN
-    if arch not in ours.index:
-        return nothing
-    row = ours.loc[arch]
+    row = bench_row(exp, bench)
+    if row is None:
+        return {"hours": None, "kWh": None, "kg CO2eq": None}
     seconds = flops / (1e12 * row["tflops"])
     epochs = seconds * row["images_per_second"] / row["images_per_epoch"]
     kwh = epochs * row["kwh_per_epoch"]
     return {"hours": seconds / 3600, "kWh": kwh, "kg CO2eq": kwh * row["kg_per_kwh"]}
 
 
+def bench_row(exp: Experiment, bench: pd.DataFrame | None) -> pd.Series | None:
+    """What a bench measured of our way to train such a network, or of STAND_IN, dense; None if neither."""
+    if bench is None:
+        return None
+    method = "distilled" if exp.teacher else "vanilla"
+    ours = bench[(bench["path"] == "ours") & (bench["level"] == 0) & (bench["method"] == method)].set_index("arch")
+    arch = exp.arch if exp.arch in ours.index else STAND_IN
+    return ours.loc[arch] if arch in ours.index else None
+
+
 def last_bench(device: str) -> tuple[str, pd.DataFrame | None]:
     """This device's name and its table under ``results/reference/bench``, if there is one."""
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        return device, None  # of other machines
     name = device_name(device)
     path: Path = REFERENCE / "bench" / file_name(name)
     return name, read_csv(path) if path.exists() else None

@@ -20,7 +20,7 @@ from sdd_utils.inventory import collect
 from sdd_utils.profiles import PROFILES, load_profile, select
 from sdd_utils.results import FIGURES, REFERENCE, ROOT, RUNS
 from sdd_utils.stopping import Outcome
-from sdd_utils.workers import local_workers
+from sdd_utils.workers import Workers, local_workers
 
 NOTEBOOKS = ROOT / "notebooks"
 TUNING = {"06_tau_alpha.ipynb"}
@@ -41,17 +41,30 @@ def train(
     only: str = "",
     device: str = "cpu",
     seconds: float | None = None,
+    gpu_share: float | None = None,
+    cluster: str | None = None,
 ) -> Outcome:
     """Run every experiment of a profile that is not finished, for ``seconds`` at most; see ``sweep.run_sweep``.
 
-    ``workers`` is by default one for each core, or one on another device than the CPU.
+    ``workers``, ``device`` and ``gpu_share`` are those of ``local_workers``; or, where ``cluster`` is the address of
+    one, of ``cluster.RayWorkers``.
     """
     chosen = experiments_of(name, only)
-    executor = local_workers(workers or (None if device == "cpu" else 1))
+    if cluster:
+        from sdd_utils.cluster import RayWorkers  # Ray is optional
+
+        hands: Workers = RayWorkers(cluster, workers, device, gpu_share)
+    else:
+        hands = local_workers(workers, device, gpu_share)
     from sdd_utils.sweep import check_device, run_sweep  # torch takes seconds, and figures and tables need none of it
 
-    check_device(device)
-    return run_sweep(chosen, runs / name, executor, device, seconds)
+    try:
+        if not cluster:
+            check_device(device)
+        return run_sweep(chosen, runs / name, hands, device, seconds)
+    finally:
+        if cluster or device != "cpu":  # processes of this machine's cores serve the notebooks next
+            hands.stop()
 
 
 def gather(name: str, runs: Path = RUNS) -> tuple[list[Path], pd.DataFrame]:
@@ -123,6 +136,8 @@ def reproduce(
     runs: Path = RUNS,
     seconds: float | None = None,
     device: str = "cpu",
+    gpu_share: float | None = None,
+    cluster: str | None = None,
 ) -> Outcome:
     """Everything of a profile, from scratch or from where it stopped; tables and notebooks only when all is trained.
 
@@ -130,12 +145,12 @@ def reproduce(
     """
     from sdd_utils import figures  # matplotlib and seaborn take seconds too
 
-    outcome = train(name, workers, runs, device=device, seconds=seconds)
+    outcome = train(name, workers, runs, "", device, seconds, gpu_share, cluster)
     if outcome.failed or outcome.stopped:
         return outcome
     tables = tabulate(name, runs)
     figures.save_all(runs, name, runs / name / "figures")
-    execute_notebooks(name, runs, workers)
+    execute_notebooks(name, runs, None if cluster else workers)
     if "claims" in tables:
         print(compare_claims(tables["claims"], name))
     print(f"\nNotebooks, figures and tables: {runs / name}")

@@ -1,8 +1,10 @@
-"""Many experiments on many cores: students after their teachers, longest first, with progress and an ETA."""
+"""Many experiments at a time: students after their teachers, longest first, with progress and an ETA."""
 
 import sys
 import time
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,39 +15,45 @@ from tqdm import tqdm
 
 from sdd_utils.config import Experiment
 from sdd_utils.data import check_data
-from sdd_utils.errors import Busy, ConfigError, NoSpace, Stopped, SweepStopped
+from sdd_utils.errors import Busy, ConfigError, NoSpace, Stopped, SweepStopped, WorkerLost
 from sdd_utils.experiment import finished, run_experiment
 from sdd_utils.files import SUMS, is_aside, is_sealed, make_folder, repair, seal, unsound, write_bytes, write_csv
 from sdd_utils.flops import dense_flops
 from sdd_utils.locks import claimed, lease, try_acquire
+from sdd_utils.plan import last_bench
+from sdd_utils.schedule import costs, ranks, teacher_of
 from sdd_utils.stopping import Outcome, Until, flag_of_this_sweep, stop_on_signals
-from sdd_utils.workers import stop_workers
+from sdd_utils.workers import Workers
 
 POLL_SECONDS = 0.5
 LOG_SECONDS = 30.0  # between two lines of progress in a log file, where no line can be drawn over
+
+LIVES = 3
+"""An experiment under which so many workers died is not tried again: it may be what kills them."""
 
 
 def run_sweep(
     experiments: list[Experiment],
     folder: Path,
-    executor: Executor,
+    workers: Workers,
     device: str = "cpu",
     seconds: float | None = None,
+    train: Callable = run_experiment,
 ) -> Outcome:
-    """Run what is not finished, and the teachers it needs, into ``folder``.
+    """Run what is not finished, and the teachers it needs, into ``folder``; ``train`` is what a worker does for each.
 
-    ``executor`` is any concurrent.futures Executor whose workers see ``folder`` and run one experiment at a time in a
-    process: another back end plugs in here. A failed experiment stops its own students and nothing else. After
+    A failed experiment stops its own students and nothing else; one whose machine died is taken up again. After
     ``seconds``, and on Ctrl-C, SIGTERM or SIGUSR1, all runs save their state at the end of the epoch and the sweep
-    returns. Runs that another sweep is training are left to it. Raises SweepStopped when a worker died, NoSpace when
-    the disk is full, ConfigError when ``folder`` cannot be written, DataError when a dataset is missing or damaged.
+    returns. Runs that another sweep is training are left to it. Raises SweepStopped when a worker process of this
+    machine died, NoSpace when the disk is full, ConfigError when ``folder`` cannot be written, DataError when a dataset
+    is missing or damaged.
     """
     flag = flag_of_this_sweep(folder)
     until = Until(time.time() + seconds if seconds else float("inf"), flag)
     check_data(experiments)
     make_folder(folder)
     with stop_on_signals(flag) as received:
-        outcome = Sweep(experiments, folder, executor, device, until).run()
+        outcome = Sweep(experiments, folder, workers, device, until, train).run()
     if outcome.stopped:
         if received:
             why = f"{received[0]} received"
@@ -55,24 +63,34 @@ def run_sweep(
             why = f"a worker was asked to, or {flag} was removed"
         outcome.stopped = f"Stopped: {why}. {outcome.stopped}"
         outcome.interrupted = "SIGINT" in received
-        stop_workers(executor)  # those that were signalled would not train again
+        workers.stop()  # those that were signalled would not train again
     return outcome
 
 
 class Sweep:
     """The state of one sweep: what waits, what runs, what others are at, what is done."""
 
-    def __init__(self, experiments: list[Experiment], folder: Path, executor: Executor, device: str, until: Until):
-        self.folder, self.executor, self.device, self.until = folder, executor, device, until
+    def __init__(
+        self,
+        experiments: list[Experiment],
+        folder: Path,
+        workers: Workers,
+        device: str,
+        until: Until,
+        train: Callable = run_experiment,
+    ):
+        self.folder, self.workers, self.device, self.until, self.train = folder, workers, device, until, train
         todo = with_teachers(experiments)
         adopt_finished(todo, folder)
         self.done = {exp.run_id for exp in todo if finished(exp, folder) and not unsound(folder / exp.run_id)}
         self.progress = Progress(todo, folder)
-        self.waiting = [exp for exp in todo if exp.run_id not in self.done]
-        self.waiting.sort(key=lambda exp: self.progress.flops[exp.run_id] * exp.levels, reverse=True)
+        self.rank = ranks(todo, costs(todo, last_bench(device)[1]))
+        self.waiting: list[Experiment] = []  # highest rank first
+        self.wait_for([exp for exp in todo if exp.run_id not in self.done])
         self.running: dict[Future, Experiment] = {}
         self.elsewhere: dict[str, SoftFileLease] = {}  # run_id → its lock, watched until it is free
         self.failed: dict[str, str] = {}
+        self.lost: Counter[str] = Counter()  # how many workers died at a run
         self.stopping = False
 
     def run(self) -> Outcome:
@@ -82,12 +100,13 @@ class Sweep:
                 self.stopping = self.stopping or self.until.reached()
                 if not self.stopping:
                     self.submit()
+                at_work = [exp.run_id for exp in self.running.values()] + [*self.elsewhere]
                 done, _ = wait(self.running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
                 if not self.running:
                     time.sleep(POLL_SECONDS)  # all that is left is elsewhere
                 for future in done:
                     self.collect(future)
-                self.progress.update()
+                self.progress.update(at_work)
         except BrokenExecutor:
             if self.until.reached():  # a worker was still starting, and does not know signals then
                 return Outcome(self.failed, self.progress.left())
@@ -96,23 +115,29 @@ class Sweep:
                 "states, and --workers 1 needs the least"
             ) from None
         except (KeyboardInterrupt, NoSpace):
-            stop_workers(self.executor)
+            self.workers.stop()
             raise
         finally:
-            self.progress.bar.close()
+            self.progress.close()
         left = self.progress.left() if self.waiting else ""
         return Outcome(self.failed, left)
 
     def submit(self) -> None:
-        """Hand over every experiment whose teacher is there and that nobody else is training."""
+        """Hand over, as long as there is room, experiments whose teacher is there and that nobody else is training."""
+        room = self.workers.slots() - len(self.running)
         for exp in list(self.waiting):
-            teacher = exp.teacher.experiment.run_id if exp.teacher else None
+            teacher = teacher_of(exp)
             if teacher in self.failed:
                 self.failed[exp.run_id] = f"its teacher {teacher} failed"
                 self.waiting.remove(exp)
-            elif (teacher is None or teacher in self.done) and self.is_free(exp):
-                self.running[self.executor.submit(run_experiment, exp, self.folder, self.device, self.until)] = exp
+            elif room > 0 and (teacher is None or teacher in self.done) and self.is_free(exp):
+                self.running[self.workers.submit(self.train, exp, self.folder, self.device, self.until)] = exp
                 self.waiting.remove(exp)
+                room -= 1
+
+    def wait_for(self, experiments: list[Experiment]) -> None:
+        """Put experiments where ``submit`` finds them, longest work first."""
+        self.waiting = sorted(self.waiting + experiments, key=lambda exp: self.rank[exp.run_id], reverse=True)
 
     def is_free(self, exp: Experiment) -> bool:
         """Whether the run's lock is free, or was free when last seen. A lock must be watched to be known as stale."""
@@ -126,22 +151,29 @@ class Sweep:
         return True
 
     def collect(self, future: Future) -> None:
-        """Enter the end of a run. Raises NoSpace or BrokenExecutor, which end the sweep."""
+        """Enter the end of a run. Raises NoSpace, SweepStopped or BrokenExecutor, which end the sweep."""
         exp, error = self.running.pop(future), future.exception()
         if error is None:
             self.done.add(exp.run_id)
         elif isinstance(error, Busy):
             self.elsewhere[exp.run_id] = lease(self.folder / exp.run_id)
-            self.waiting.append(exp)
+            self.wait_for([exp])
         elif isinstance(error, Stopped):
             self.until.flag.unlink(missing_ok=True)  # it may have been the worker alone that was asked
             self.stopping = True
-            self.waiting.append(exp)
-        elif isinstance(error, (BrokenExecutor, NoSpace)):
+            self.wait_for([exp])
+        elif isinstance(error, WorkerLost):
+            self.lost[exp.run_id] += 1
+            if self.lost[exp.run_id] == LIVES:
+                self.failed[exp.run_id] = f"{LIVES} workers died at it, perhaps for want of memory; the last: {error}"
+            else:
+                self.wait_for([exp])
+            self.progress.say(f"{exp.run_id}: {error}")
+        elif isinstance(error, (BrokenExecutor, NoSpace, SweepStopped)):
             raise error
         else:
             self.failed[exp.run_id] = f"{type(error).__name__}: {error}"
-            self.progress.bar.write(f"failed: {exp.run_id}: {self.failed[exp.run_id]}")
+            self.progress.say(f"failed: {exp.run_id}: {self.failed[exp.run_id]}")
 
 
 def adopt_finished(experiments: list[Experiment], folder: Path) -> None:
@@ -204,20 +236,37 @@ class Progress:
         self.bar = tqdm(total=total, bar_format="{percentage:3.0f}% {bar} {elapsed}, {remaining} left{postfix}")
         self.interval = 0.0 if sys.stderr.isatty() else LOG_SECONDS
         self.drawn = 0.0
-        self.update()
+        self.read = 0.0
+        self.changed: set[str] = set()  # runs that somebody was at since they were last read
+        self.update(self.tables)
         self.bar.initial = self.bar.n  # what was there before says nothing about the speed of now
 
-    def update(self) -> None:
-        """Read how far every run is and redraw the bar."""
-        for run, table in self.tables.items():
+    def update(self, runs: Iterable[str]) -> None:
+        """Note that somebody is at ``runs``; every POLL_SECONDS, read how far such runs are and redraw the bar."""
+        self.changed.update(runs)
+        if time.monotonic() - self.read < POLL_SECONDS:
+            return
+        self.read = time.monotonic()
+        for run in self.changed:
             if self.done[run] < self.levels[run]:
                 with suppress(OSError):
-                    self.done[run] = max(table.read_bytes().count(b"\n") - 1, 0)
+                    self.done[run] = max(self.tables[run].read_bytes().count(b"\n") - 1, 0)
+        self.changed.clear()
         self.bar.n = sum(self.flops[run] * done for run, done in self.done.items())
         self.bar.set_postfix_str(f"{self._runs()} runs, {self._levels()} levels", refresh=False)
         if time.monotonic() - self.drawn >= self.interval:
             self.bar.refresh()
             self.drawn = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        self.bar.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """Draw the bar a last time."""
+        self.read = 0.0
+        self.update([])
+        self.bar.close()
 
     def left(self) -> str:
         """What is not done, for a person who has to decide when to go on."""

@@ -27,13 +27,23 @@ SMALL_VIT = {
 }
 
 
+class Threads(ThreadPoolExecutor):
+    """Workers in this process, so that what a test replaces is replaced for them as well."""
+
+    def slots(self) -> int:
+        return self._max_workers
+
+    def stop(self) -> None:
+        self.shutdown()
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A place with ``profiles`` of its own; sweeps run in a thread of this process."""
     for module in ("profiles", "reproduce"):
         monkeypatch.setattr(f"sdd_utils.{module}.PROFILES", tmp_path / "profiles")
     monkeypatch.setattr("sdd_utils.profiles.ROOT", tmp_path)
-    monkeypatch.setattr("sdd_utils.reproduce.local_workers", lambda workers: ThreadPoolExecutor(1))
+    monkeypatch.setattr("sdd_utils.reproduce.local_workers", lambda *_: Threads(1))
     (tmp_path / "profiles").mkdir()
     return tmp_path
 

@@ -1,6 +1,5 @@
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
+from conftest import Threads
 
 from sdd_utils import bench, conventional
 from sdd_utils.config import ConfigError
@@ -12,7 +11,7 @@ from sdd_utils.plan import plan
 def table(small, student, monkeypatch):
     monkeypatch.setattr(bench, "SECONDS", 0.0)
     monkeypatch.setattr(bench, "ROUNDS", 1)
-    monkeypatch.setattr(bench, "local_workers", lambda number: ThreadPoolExecutor(1))  # one meter a process
+    monkeypatch.setattr(bench, "local_workers", lambda number: Threads(1))  # one meter a process
     loader = conventional.loader
 
     def here(split, exp, training, workers):

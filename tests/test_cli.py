@@ -3,13 +3,13 @@
 import os
 import shutil
 import signal
+import socket
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
 import yaml
-from conftest import SMALL
+from conftest import SMALL, Threads
 
 from sdd_utils.cli import main
 from sdd_utils.errors import INTERRUPTED, REQUEUE, Busy, Stopped
@@ -79,7 +79,7 @@ def states(printed):
     return {line.split()[0].rsplit("-", 2)[-2]: line.split()[1] for line in printed.splitlines() if "digits-" in line}
 
 
-def test_status_names_every_state(home, command, trained):
+def test_status_names_every_state(home, command, trained, monkeypatch):
     shutil.copytree(trained, home / "runs" / "mine")
     runs = [home / "runs" / "mine" / exp.run_id for exp in load_profile("mine").experiments()]
     code, printed = command("status")
@@ -94,8 +94,11 @@ def test_status_names_every_state(home, command, trained):
     assert states(printed) == {"s0": "damaged", "s1": "stopped", "s2": "waiting"}
     assert "levels.csv differs from its checksum" in printed
     assert "3/3" in printed
-    with claimed(runs[2]):
-        assert states(command("status", "--only", "seed=2")[1]) == {"s2": "running"}
+    with claimed(runs[2]), monkeypatch.context() as patch:
+        patch.setattr("socket.gethostname", lambda: "another-machine")  # a lock is seen from everywhere
+        printed = command("status", "--only", "seed=2")[1]
+    assert states(printed) == {"s2": "running"}
+    assert f"on {socket.gethostname()}" in printed
 
 
 def test_verify_tells_identical_from_within_and_different(home, command, trained):
@@ -211,9 +214,7 @@ def test_a_run_that_another_sweep_trains_is_left_to_it(home):
         with pytest.raises(Busy):
             run_experiment(first, folder)
         outcomes = []
-        sweep = threading.Thread(
-            target=lambda: outcomes.append(run_sweep([first, *others], folder, ThreadPoolExecutor(1)))
-        )
+        sweep = threading.Thread(target=lambda: outcomes.append(run_sweep([first, *others], folder, Threads(1))))
         sweep.start()
         while not all(finished(exp, folder) for exp in others):
             assert sweep.is_alive()

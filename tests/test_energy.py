@@ -96,11 +96,13 @@ def test_the_source_says_what_was_measured(monkeypatch, hardware, gpus, source):
     assert read(EnergyMeter())["energy_source"] == source
 
 
-@pytest.mark.parametrize(("cpu", "own"), [("CPU(Cpu Load)", 4.0 + 1.0 + 2.0 / 2), ("CPU(Intel Rapl)", 1.0 + 6.0 / 2)])
+@pytest.mark.parametrize(
+    ("cpu", "own"), [("CPU(Cpu Load)", 4.0 + 1.0 + 2.0 / 2), ("CPU(Intel Rapl)", 4.0 / 6 + 1.0 + 2.0 / 2)]
+)
 def test_counters_of_whole_devices_are_shared_among_experiments(monkeypatch, cpu, own):
     """codecarbon charges this process with its own share of the processor only where it estimates."""
     codecarbon(monkeypatch, (cpu,), gpus=1)
-    record = read(EnergyMeter(at_a_time=2))
+    record = read(EnergyMeter(at_a_time=6, on_one_gpu=2))
     assert record["energy_consumed"] == pytest.approx(own)
     assert record["emissions"] == pytest.approx(own / 10)
 

@@ -51,3 +51,19 @@ def test_the_table_of_speeds_is_the_committed_bench(arch, shown):
     paths = ["conventional", "conventional, no workers", "ours"]
     speeds = " | ".join(f"{rows.loc[path, 'images_per_second']:,.0f}" for path in paths)
     assert f"| {shown} | {speeds} | {rows.loc['ours', 'times_conventional']:.1f} |" in README
+
+
+def test_the_tables_of_scaling_are_the_committed_ones():
+    scale = pd.read_csv(REFERENCE / "bench" / "scale-amd-epyc-2-cores.csv")
+    for back_end, shown in [("local", "local processes"), ("ray", "Ray")]:
+        rows = scale[(scale["what"] == "training") & (scale["back_end"] == back_end)].set_index("workers")
+        speeds = " | ".join(f"{rows.loc[number, 'levels_per_minute']:.0f}" for number in (1, 2))
+        assert f"| {shown} | {speeds} |" in README
+    slept = scale[scale["what"] == "sleeping"].set_index("back_end")["overhead"]
+    assert slept.max() < 0.05
+    shares = [f"{100 * slept[back_end]:.1f} %" for back_end in ("threads", "ray")]
+    assert f"take {shares[0]} longer than" in README
+    assert f"and {shares[1]} on Ray" in README
+    for row in pd.read_csv(REFERENCE / "bench" / "makespan-paper-amd-epyc-2-cores.csv").itertuples():
+        cells = f"{row.devices} | {row.hours:,.0f} | {row.times_one_device:.1f} | {100 * row.busy:.0f} %"
+        assert f"| {cells} |" in README

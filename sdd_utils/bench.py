@@ -143,6 +143,7 @@ def bench(experiments: list[Experiment], device: str, side_by_side: int | None =
                 bar.update()
     executor.stop()
     table = pd.DataFrame([_entry(row, turns, rate, device) for row, turns in measured.items()])
+    table = table.astype({"kwh_per_epoch": float, "kg_per_kwh": float})  # also where nothing could be measured
     keys = ["arch", "method", "level"]
     base = table[table["path"].str.startswith("conventional")].groupby(keys)["images_per_second"].max()
     return table.assign(times_conventional=table["images_per_second"] / table[keys].join(base, on=keys)[base.name])

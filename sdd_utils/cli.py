@@ -3,6 +3,7 @@
 import logging
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -45,6 +46,13 @@ cluster_option = click.option("--cluster", metavar="ADDRESS", help=cluster_help)
 budget_option = click.option("--time-budget", type=Duration(), help="Train for so long at most: 90s, 9m, 1h30m, 2d.")
 
 
+def training_options(command: Callable) -> Callable:
+    """Who trains, on what, for how long, and into which folder; all but the last two under the names of ``train``."""
+    for option in (workers_option, device_option, share_option, cluster_option, budget_option, results_option)[::-1]:
+        command = option(command)
+    return command
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """Sparse double descent, and what prevents it.
@@ -66,22 +74,8 @@ def cli() -> None:
 @cli.command("run")
 @profile_option
 @only_option
-@workers_option
-@device_option
-@share_option
-@cluster_option
-@budget_option
-@results_option
-def run_command(
-    profile: str,
-    only: str,
-    workers: int | None,
-    device: str,
-    gpu_share: float | None,
-    cluster: str | None,
-    time_budget: float | None,
-    results: Path,
-) -> None:
+@training_options
+def run_command(profile: str, only: str, time_budget: float | None, results: Path, **hands: str | float | None) -> None:
     """Train what is not finished, and go on with what was interrupted.
 
     \b
@@ -92,28 +86,15 @@ def run_command(
       python -m sdd_utils run --profile paper --device cuda --gpu-share 0.5
       python -m sdd_utils run --profile paper --device cuda --cluster 10.0.0.1:6379
     """
-    leave(reproduce.train(profile, workers, results, only, device, time_budget, gpu_share, cluster))
+    leave(reproduce.train(profile, only=only, runs=results, seconds=time_budget, **hands))
 
 
 @cli.command("reproduce")
 @profile_option
-@workers_option
-@device_option
-@share_option
-@cluster_option
-@budget_option
-@results_option
-def reproduce_command(
-    profile: str,
-    workers: int | None,
-    device: str,
-    gpu_share: float | None,
-    cluster: str | None,
-    time_budget: float | None,
-    results: Path,
-) -> None:
+@training_options
+def reproduce_command(profile: str, time_budget: float | None, results: Path, **hands: str | float | None) -> None:
     """Train, draw, execute the notebooks, and end with the table of claims."""
-    leave(reproduce.reproduce(profile, workers, results, time_budget, device, gpu_share, cluster))
+    leave(reproduce.reproduce(profile, runs=results, seconds=time_budget, **hands))
 
 
 @cli.command("status")

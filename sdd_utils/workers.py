@@ -36,24 +36,24 @@ class LocalWorkers:
     GPUs, whose processes see their own alone."""
 
     def __init__(self, pools: list[Executor], each: int):
-        self.pools, self.each = pools, each
-        self.working: dict[int, set[Future]] = {id(pool): set() for pool in pools}
+        self.each = each
+        self.working: dict[Executor, set[Future]] = {pool: set() for pool in pools}
 
     def slots(self) -> int:
         """The number of processes."""
-        return len(self.pools) * self.each
+        return len(self.working) * self.each
 
     def submit(self, function, /, *args) -> Future:
         """To the pool that has least to do."""
-        pool = min(self.pools, key=lambda pool: len(self.working[id(pool)]))
+        pool, futures = min(self.working.items(), key=lambda item: len(item[1]))
         future = pool.submit(function, *args)
-        self.working[id(pool)].add(future)
-        future.add_done_callback(self.working[id(pool)].discard)
+        futures.add(future)
+        future.add_done_callback(futures.discard)
         return future
 
     def stop(self) -> None:
         """End the processes, whatever they are at."""
-        for pool in self.pools:
+        for pool in self.working:
             pool.shutdown(wait=True, kill_workers=True)
 
 

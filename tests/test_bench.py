@@ -52,6 +52,12 @@ def test_a_plan_is_the_flops_at_the_speed_of_the_bench(table, small, student):
     assert planned.loc[("vgg_like", "vanilla"), "PFLOP"] == pytest.approx(5 * dense_flops(exp) / 1e15)
 
 
+def test_a_bench_without_a_power_meter_gives_a_plan_without_energy(table, small):
+    planned = plan([small()], table.assign(kwh_per_epoch=float("nan"), kg_per_kwh=float("nan")))
+    assert planned["hours"].notna().all()
+    assert planned[["kWh", "kg CO2eq"]].isna().all(axis=None)
+
+
 def test_without_a_bench_a_plan_has_no_hours(small):
     assert plan([small()], None)[["hours", "kWh", "kg CO2eq"]].isna().all(axis=None)
 

@@ -93,6 +93,8 @@ def _shared_out(workers: int | None, device: str, gpu_share: float | None) -> tu
             raise ConfigError(f"gpu-share: {gpu_share:g} was given, but the device is {device}")
         return [None], workers or (cpu_count() if device == "cpu" else 1)
     each = experiments_a_gpu(gpu_share)
+    if workers and gpu_share is not None:
+        raise ConfigError(f"workers: {workers} and gpu-share {gpu_share:g} say the same thing twice; give one of them")
     gpus = visible_gpus() if device == "cuda" else []
     if len(gpus) < 2:
         return [None], workers or each

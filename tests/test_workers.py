@@ -55,7 +55,8 @@ def _where(seconds):
         ((None, "cpu", 0.5), "gpu-share: 0.5 was given, but the device is cpu"),
         ((None, "cuda", 0.0), "gpu-share: should be more than 0 and at most 1 (got 0)"),
         ((None, "cuda", 2.0), "gpu-share: should be more than 0 and at most 1 (got 2)"),
-        ((3, "cuda", 0.5), "workers: 3 cannot be shared out evenly among 2 GPUs"),
+        ((3, "cuda", None), "workers: 3 cannot be shared out evenly among 2 GPUs"),
+        ((4, "cuda", 0.5), "workers: 4 and gpu-share 0.5 say the same thing twice; give one of them"),
     ],
 )
 def test_what_cannot_be_shared_out_is_refused(monkeypatch, given, said):

@@ -3,7 +3,6 @@
 Lines are means over seeds, bands 95 % t intervals; colours are safe for colour-blind readers.
 """
 
-from itertools import product
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -193,7 +192,7 @@ def weights(histograms: pd.DataFrame, remaining: tuple[float, ...] = (50, 5, 1))
 
 
 def save_all(results: str | Path, profile: str, folder: Path) -> list[Path]:
-    """Write every figure of a profile as PNG (for the web) and PDF (for papers) into ``folder``.
+    """Write every figure that a profile has curves for as PNG (for the web) and PDF (for papers) into ``folder``.
 
     A profile with several datasets gives every figure once for each, in folders by its name.
     """
@@ -210,10 +209,10 @@ def save_all(results: str | Path, profile: str, folder: Path) -> list[Path]:
         else:
             drawn = _all_figures(mine, of_dataset(histograms, dataset), plan.tour)
         (folder / dataset).mkdir(parents=True, exist_ok=True)
-        for (name, fig), suffix in product(drawn.items(), SAME_BYTES):
-            written.append(folder / dataset / f"{name}{suffix}")
-            fig.savefig(written[-1], metadata=SAME_BYTES[suffix])
-        for fig in drawn.values():
+        for name, fig in drawn.items():
+            for suffix in SAME_BYTES if fig.axes else ():
+                written.append(folder / dataset / f"{name}{suffix}")
+                fig.savefig(written[-1], metadata=SAME_BYTES[suffix])
             plt.close(fig)
     return written
 

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from contextlib import suppress
@@ -29,7 +28,7 @@ POLL_SECONDS = 0.5
 LOG_SECONDS = 30.0  # between two lines of progress in a log file, where no line can be drawn over
 
 LIVES = 3
-"""An experiment under which so many workers died is not tried again: it may be what kills them."""
+"""An experiment at one level of which so many workers died is not tried again: it may be what kills them."""
 
 
 def run_sweep(
@@ -90,7 +89,7 @@ class Sweep:
         self.running: dict[Future, Experiment] = {}
         self.elsewhere: dict[str, SoftFileLease] = {}  # run_id → its lock, watched until it is free
         self.failed: dict[str, str] = {}
-        self.lost: Counter[str] = Counter()  # how many workers died at a run
+        self.lost: dict[str, tuple[int, int]] = {}  # run_id → at which level workers died, and how many
         self.stopping = False
 
     def run(self) -> Outcome:
@@ -163,12 +162,16 @@ class Sweep:
             self.stopping = True
             self.wait_for([exp])
         elif isinstance(error, WorkerLost):
-            self.lost[exp.run_id] += 1
-            if self.lost[exp.run_id] == LIVES:
-                self.failed[exp.run_id] = f"{LIVES} workers died at it, perhaps for want of memory; the last: {error}"
+            self.progress.say(f"{exp.run_id}: {error}")
+            level = self.progress.levels_of(exp.run_id)
+            known, deaths = self.lost.get(exp.run_id, (level, 0))
+            deaths = deaths + 1 if level == known else 1
+            self.lost[exp.run_id] = level, deaths
+            if deaths == LIVES:
+                why = "perhaps for want of memory"
+                self.failed[exp.run_id] = f"{LIVES} workers died at level {level}, {why}; the last: {error}"
             else:
                 self.wait_for([exp])
-            self.progress.say(f"{exp.run_id}: {error}")
         elif isinstance(error, (BrokenExecutor, NoSpace, SweepStopped)):
             raise error
         else:
@@ -248,15 +251,20 @@ class Progress:
             return
         self.read = time.monotonic()
         for run in self.changed:
-            if self.done[run] < self.levels[run]:
-                with suppress(OSError):
-                    self.done[run] = max(self.tables[run].read_bytes().count(b"\n") - 1, 0)
+            self.levels_of(run)
         self.changed.clear()
         self.bar.n = sum(self.flops[run] * done for run, done in self.done.items())
         self.bar.set_postfix_str(f"{self._runs()} runs, {self._levels()} levels", refresh=False)
         if time.monotonic() - self.drawn >= self.interval:
             self.bar.refresh()
             self.drawn = time.monotonic()
+
+    def levels_of(self, run: str) -> int:
+        """How many levels of the run are finished, as of now."""
+        if self.done[run] < self.levels[run]:
+            with suppress(OSError):
+                self.done[run] = max(self.tables[run].read_bytes().count(b"\n") - 1, 0)
+        return self.done[run]
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""

@@ -123,5 +123,21 @@ def test_a_run_whose_worker_died_is_taken_up_again_but_not_for_ever(small, stude
     assert finished(fine, tmp_path / "p")
     assert finished(teacher, tmp_path / "p") == finished(pupil, tmp_path / "p") == (deaths < LIVES)
     if deaths == LIVES:
-        said = "3 workers died at it, perhaps for want of memory; the last: its worker on node7 died"
+        said = "3 workers died at level 0, perhaps for want of memory; the last: its worker on node7 died"
         assert failed == {teacher.run_id: said, pupil.run_id: f"its teacher {teacher.run_id} failed"}
+
+
+def test_a_run_that_gets_on_between_deaths_is_never_given_up(small, tmp_path):
+    exp, deaths = small(levels=9), []
+
+    def slow(exp, folder, *more):
+        if len(deaths) < 2 * LIVES:
+            deaths.append(1)
+            (folder / exp.run_id).mkdir(exist_ok=True)
+            (folder / exp.run_id / "levels.csv").write_text("level\n" + "".join(f"{n}\n" for n in range(len(deaths))))
+            raise WorkerLost("its machine spot3 died or cannot be reached")
+        return run_experiment(exp, folder, *more)
+
+    assert run_sweep([exp], tmp_path / "p", Threads(1), train=slow) == Outcome()
+    assert len(deaths) == 2 * LIVES
+    assert finished(exp, tmp_path / "p")

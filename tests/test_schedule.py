@@ -1,8 +1,9 @@
 import pandas as pd
 import pytest
 
+from sdd_utils.errors import ConfigError
 from sdd_utils.flops import dense_flops
-from sdd_utils.schedule import costs, ranks, simulate
+from sdd_utils.schedule import costs, makespans, ranks, simulate
 from sdd_utils.sweep import with_teachers
 
 
@@ -49,3 +50,15 @@ def test_costs_are_seconds_where_the_bench_knows_the_speed(small):
 def test_costs_are_flops_unless_a_bench_knows_all_speeds(small):
     exp = small()
     assert costs([exp], None) == {exp.run_id: 5 * dense_flops(exp)}
+
+
+def test_more_devices_are_faster_until_the_critical_path_is_all_that_is_left(two_families):
+    ours = {"arch": "mlp", "level": 0, "path": "ours", "tflops": 0.5, "at_a_time": 2}
+    bench = pd.DataFrame([ours | {"method": "vanilla"}, ours | {"method": "distilled"}])
+    table = makespans(two_families[0], bench, [1, 2, 64])
+    assert table["slots"].tolist() == [2, 4, 128]
+    assert table["times_one_device"][0] == 1
+    assert table["hours"].is_monotonic_decreasing
+    assert table["hours"][2] == table["critical_path_hours"][2] < table["hours"][0]
+    with pytest.raises(ConfigError, match="follows from the speeds that make bench measures; run it first"):
+        makespans(two_families[0], None, [1])

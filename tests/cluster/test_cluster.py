@@ -68,6 +68,28 @@ def wait_for_levels(results, number):
         time.sleep(0.05)
 
 
+def at_work(process):
+    try:
+        return process.cmdline()[0].startswith("ray::work")
+    except (psutil.NoSuchProcess, IndexError):
+        return False
+
+
+def kill_a_machine(cluster):
+    """One that is training dies, with everything that runs on it."""
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline:
+        for node in [*cluster.worker_nodes]:
+            raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+            processes = [raylet, *raylet.children(recursive=True)]
+            if any(map(at_work, processes)):
+                for process in processes:
+                    process.kill()
+                cluster.remove_node(node, allow_graceful=False)
+                return
+    raise AssertionError("no machine is training")
+
+
 def assert_same(results, local, part=""):
     runs = [exp.run_id for exp in experiments_of("smoke", part)]
     assert runs
@@ -92,7 +114,7 @@ def test_a_node_dies_and_its_runs_are_taken_up_elsewhere(cluster, local, tmp_pat
     sweep = start(tmp_path, cluster)
     wait_for_levels(tmp_path, 40)
     before = snapshot(tmp_path)
-    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+    kill_a_machine(cluster)
     said = end(sweep)
     cluster.add_node(num_cpus=1)
     assert "died" in said
@@ -115,8 +137,7 @@ def test_a_worker_is_killed_and_its_run_goes_on(cluster, local, tmp_path):
     sweep = start(tmp_path, cluster, "--only", PART)
     wait_for_levels(tmp_path, 8)
     before = snapshot(tmp_path)
-    workers = [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] and "ray::work" in p.info["cmdline"][0]]
-    workers[0].kill()
+    next(process for process in psutil.process_iter() if at_work(process)).kill()
     assert "died" in end(sweep)
     assert_nothing_trained_again(before, tmp_path)
     assert_same(tmp_path, local, PART)
@@ -136,9 +157,8 @@ def test_results_are_sent_home_from_machines_that_share_no_folder(cluster, local
 
     def submit_and_kill(*call):
         if snapshot(tmp_path) and not killed:
-            (dead, *_) = cluster.worker_nodes
             killed.append(snapshot(tmp_path))
-            cluster.remove_node(dead, allow_graceful=False)
+            kill_a_machine(cluster)
         return submit(*call)
 
     hands.submit = submit_and_kill

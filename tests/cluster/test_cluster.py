@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -152,24 +153,24 @@ def test_results_are_sent_home_from_machines_that_share_no_folder(cluster, local
 
     monkeypatch.chdir(tmp_path)
     here = Path("/proc/self/cwd/smoke")
-    hands, killed = RayWorkers(cluster.address), []
-    submit = hands.submit
+    hands, before = RayWorkers(cluster.address), []
 
-    def submit_and_kill(*call):
-        if snapshot(tmp_path) and not killed:
-            killed.append(snapshot(tmp_path))
-            kill_a_machine(cluster)
-        return submit(*call)
+    def strike():
+        wait_for_levels(tmp_path, 4)
+        before.append(snapshot(tmp_path))
+        kill_a_machine(cluster)
 
-    hands.submit = submit_and_kill
+    thread = threading.Thread(target=strike)
+    thread.start()
     try:
         assert run_sweep(select(experiments_of("smoke"), PART), here, hands) == Outcome()
     finally:
         hands.stop()
+        thread.join()
         cluster.add_node(num_cpus=1)
     assert not ray.is_initialized()
     assert "does not see /proc/self/cwd/smoke; from now on results are sent here" in caplog.text
-    assert_nothing_trained_again(killed[0], tmp_path)
+    assert_nothing_trained_again(before[0], tmp_path)
     assert_same(tmp_path, local, PART)
     assert not [p for p in (tmp_path / "smoke" / "locks").iterdir() if p.suffix == ".lock"]
 

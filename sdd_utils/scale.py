@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +16,7 @@ from sdd_utils.experiment import run_experiment
 from sdd_utils.results import device_name
 from sdd_utils.schedule import simulate
 from sdd_utils.sweep import run_sweep
-from sdd_utils.workers import Workers, local_workers, visible_gpus
+from sdd_utils.workers import Threads, Workers, local_workers, visible_gpus
 
 LEVELS = 4
 """Of the curves that are trained to measure throughput."""
@@ -27,18 +26,6 @@ CURVES = 4
 
 SLEEPERS, SLOTS, SECONDS = 1000, 64, 5.0
 """So many experiments sleep so long in so many slots, to see what the runner adds."""
-
-
-class Threads(ThreadPoolExecutor):
-    """Slots of this process, for what only sleeps."""
-
-    def slots(self) -> int:
-        """As many as threads."""
-        return self._max_workers
-
-    def stop(self) -> None:
-        """Wait for the threads."""
-        self.shutdown()
 
 
 def bench_scale(exp: Experiment, device: str) -> pd.DataFrame:

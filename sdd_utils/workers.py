@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from multiprocessing import resource_tracker as tracker_of_python
 from typing import Protocol
 
@@ -55,6 +55,18 @@ class LocalWorkers:
         """End the processes, whatever they are at."""
         for pool in self.working:
             pool.shutdown(wait=True, kill_workers=True)
+
+
+class Threads(ThreadPoolExecutor):
+    """Slots of this process: for what only sleeps, and for tests that replace what a worker does."""
+
+    def slots(self) -> int:
+        """The number of threads."""
+        return self._max_workers
+
+    def stop(self) -> None:
+        """Wait for the threads."""
+        self.shutdown()
 
 
 def local_workers(workers: int | None = None, device: str = "cpu", gpu_share: float | None = None) -> LocalWorkers:

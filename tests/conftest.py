@@ -1,8 +1,7 @@
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 
 from sdd_utils.config import Experiment
+from sdd_utils.workers import Threads
 
 SMALL = {
     "arch": "mlp",
@@ -25,16 +24,6 @@ SMALL_VIT = {
     "lr": 2e-3,
     "weight_decay": 0.03,
 }
-
-
-class Threads(ThreadPoolExecutor):
-    """Workers in this process, so that what a test replaces is replaced for them as well."""
-
-    def slots(self) -> int:
-        return self._max_workers
-
-    def stop(self) -> None:
-        self.shutdown()
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
 import pytest
-from conftest import Threads
 
 from sdd_utils import bench, conventional
 from sdd_utils.config import ConfigError
 from sdd_utils.flops import dense_flops, flop_count
 from sdd_utils.plan import plan
+from sdd_utils.workers import Threads
 
 
 @pytest.fixture

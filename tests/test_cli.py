@@ -9,7 +9,7 @@ import threading
 import pandas as pd
 import pytest
 import yaml
-from conftest import SMALL, Threads
+from conftest import SMALL
 
 from sdd_utils.cli import main
 from sdd_utils.errors import INTERRUPTED, REQUEUE, Busy, Stopped
@@ -20,6 +20,7 @@ from sdd_utils.profiles import load_profile
 from sdd_utils.results import LEVEL_COLUMNS, MEASURED_ON_THE_CLOCK
 from sdd_utils.stopping import Until, parse_duration
 from sdd_utils.sweep import run_sweep
+from sdd_utils.workers import Threads
 
 MLP = {key: list(v) if isinstance(v, tuple) else v for key, v in SMALL.items() if key not in ("arch", "noise_rate")}
 ONE = {"seeds": 1, "noise_rates": [0.3]}

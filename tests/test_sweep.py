@@ -2,14 +2,13 @@ from collections import Counter
 
 import pandas as pd
 import pytest
-from conftest import Threads
 
 from sdd_utils.errors import WorkerLost
 from sdd_utils.experiment import finished, run_experiment
 from sdd_utils.results import MEASURED_ON_THE_CLOCK
 from sdd_utils.stopping import Outcome
 from sdd_utils.sweep import LIVES, run_sweep, with_teachers
-from sdd_utils.workers import local_workers
+from sdd_utils.workers import Threads, local_workers
 
 
 def again(*_):

@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import threading
+import time
 
 import pandas as pd
 import pytest
@@ -15,7 +16,7 @@ from sdd_utils.cli import main
 from sdd_utils.errors import INTERRUPTED, REQUEUE, Busy, Stopped
 from sdd_utils.experiment import finished, run_experiment
 from sdd_utils.files import is_sealed
-from sdd_utils.locks import claimed
+from sdd_utils.locks import LOCKS, claimed
 from sdd_utils.profiles import load_profile
 from sdd_utils.results import LEVEL_COLUMNS, MEASURED_ON_THE_CLOCK
 from sdd_utils.stopping import Until, parse_duration
@@ -189,7 +190,12 @@ def test_signals_stop_at_the_end_of_an_epoch(home, command, monkeypatch, number,
     def signalled(*args):
         if args[3] == 1:
             os.kill(os.getpid(), getattr(signal, number))
+            while flags():  # Python runs the handler in the main thread, when that gets its turn
+                time.sleep(0.01)
         train(*args)
+
+    def flags():
+        return list((home / "runs" / "mine" / LOCKS).glob("sweep-*"))
 
     monkeypatch.setattr(experiment, "train_level", signalled)
     code, printed = command("run", "--only", "seed=0")

@@ -10,9 +10,9 @@ from sdd_utils.models import prunable_layers
 class SparseNetwork:
     """A model together with its mask.
 
-    All parameters are views of ``vector`` (P,) float32, the prunable ones first; all gradients are views of
-    ``vector.grad``. The optimiser therefore updates one tensor in one call, and enforcing the mask is one
-    multiplication, whatever the number of layers: a sparse training step costs what a dense one does.
+    All ``parameters`` are views of ``vector`` (P,) float32, the prunable ones first. The optimiser therefore updates
+    one tensor in one call, and enforcing the mask is one multiplication, whatever the number of layers: a sparse
+    training step costs what a dense one does.
 
     ``mask`` (N,) float32 holds 1 for surviving and 0 for pruned weights, N = number of prunable weights.
     """
@@ -22,20 +22,16 @@ class SparseNetwork:
         self.layers = prunable_layers(model)
         prunable = [layer.weight for layer in self.layers.values()]
         ids = {id(p) for p in prunable}
-        parameters = prunable + [p for p in model.parameters() if id(p) not in ids]
+        self.parameters = prunable + [p for p in model.parameters() if id(p) not in ids]
 
-        self.vector = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
+        self.vector = nn.Parameter(torch.cat([p.detach().flatten() for p in self.parameters]))
         self.vector.grad = torch.zeros_like(self.vector)
-        for p, values, grad in zip(parameters, self._pieces(self.vector.data, parameters),
-                                   self._pieces(self.vector.grad, parameters), strict=True):  # fmt: skip
-            p.data, p.grad = values, grad
+        values = self.vector.data.split([p.numel() for p in self.parameters])
+        for p, piece in zip(self.parameters, values, strict=True):
+            p.data = piece.view_as(p)
 
         self.sizes = [p.numel() for p in prunable]
         self.mask = torch.ones(sum(self.sizes), device=self.vector.device)
-
-    @staticmethod
-    def _pieces(vector: Tensor, like: list[nn.Parameter]) -> list[Tensor]:
-        return [v.view_as(p) for v, p in zip(vector.split([p.numel() for p in like]), like, strict=True)]
 
     @property
     def weights(self) -> Tensor:
@@ -60,6 +56,12 @@ class SparseNetwork:
         """Share of surviving weights by layer name."""
         shares = [m.mean().item() for m in self.mask.split(self.sizes)]
         return dict(zip(self.layers, shares, strict=True))
+
+    def backward(self, loss: Tensor) -> None:
+        """Write the gradient of ``loss``, a scalar, into ``vector.grad``."""
+        # Not loss.backward(), which would add each layer's gradient to what is there: twice the memory to move.
+        grads = torch.autograd.grad(loss, self.parameters)
+        torch.cat([grad.flatten() for grad in grads], out=self.vector.grad)
 
     @torch.no_grad()
     def apply_mask(self) -> None:

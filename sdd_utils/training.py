@@ -137,8 +137,7 @@ def learn(
             with torch.no_grad():
                 taught = logits_of(teacher)
         loss = distillation_loss(logits, taught, labels, exp.temperature, exp.alpha)
-    net.vector.grad.zero_()
-    loss.backward()
+    net.backward(loss)
     optimizer.step()
     net.apply_mask()
     return loss.detach()

@@ -68,8 +68,7 @@ def test_a_pruned_weight_is_exactly_zero_after_every_step(exp, settings):
     for step in range(6):
         if step in (2, 4):  # prune in the middle, when the momentum of the pruned weights is not zero
             net.prune(step, 0.5)
-        net.vector.grad.zero_()
-        nn.functional.cross_entropy(net.model(images), labels).backward()
+        net.backward(nn.functional.cross_entropy(net.model(images), labels))
         optimizer.step()
         net.apply_mask()
         weights = torch.cat([layer.weight.detach().flatten() for layer in net.layers.values()])

@@ -51,6 +51,10 @@ def channels_last(images: Tensor) -> Tensor:
 @cache
 def _compiled() -> Callable[[nn.Module, Tensor], Tensor]:
     """A function of the model: compiled once for all networks of a shape, so once a sweep and not once a level."""
+    # A sweep has more shapes (architecture × classes × student or teacher) than the eight that torch compiles by
+    # default, after which it would run the others as they are and say so in a log alone.
+    torch._dynamo.config.recompile_limit = 64
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
     return torch.compile(lambda model, images: model(images), dynamic=False)
 
 

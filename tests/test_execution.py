@@ -1,15 +1,23 @@
 """What runs on a GPU, as far as a CPU can show it; the tests of captured steps need one."""
 
+from dataclasses import replace
+from functools import partial
+from unittest.mock import Mock
+
 import pytest
 import torch
 from conftest import SMALL, SMALL_VIT
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from sdd_utils.data import load
+from sdd_utils import execution
+from sdd_utils.data import Normalise, Split, batches, load
 from sdd_utils.execution import Execution
 from sdd_utils.experiment import new_network, run_experiment
 from sdd_utils.files import read_csv
+from sdd_utils.models import build_model
+from sdd_utils.pruning import SparseNetwork
 from sdd_utils.results import MEASURED_ON_THE_CLOCK
-from sdd_utils.training import predict, train_level
+from sdd_utils.training import predict, train_level, training_step
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -17,11 +25,11 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 @pytest.fixture
 def without_codegen(monkeypatch):
     """torch.compile traces and differentiates, but makes no kernels, which would take a minute."""
-    from sdd_utils import execution
-
-    compiled = torch.compile(lambda model, images: model(images), dynamic=False, backend="aot_eager")
-    monkeypatch.setattr(execution, "_compiled", lambda: compiled)
+    monkeypatch.setattr("torch.compile", partial(torch.compile, backend="aot_eager"))
     torch._dynamo.reset()
+    execution._compiled.cache_clear()
+    yield
+    execution._compiled.cache_clear()
 
 
 @pytest.mark.parametrize("settings", [SMALL | {"arch": "resnet18", "width": 4}, SMALL_VIT])
@@ -35,15 +43,45 @@ def test_a_compiled_step_trains_as_a_plain_one_and_is_compiled_once_for_all(smal
     data = load(exp)
     counters.clear()
     outcomes = []
-    for execution in (Execution(), Execution(channels_last=True, compiled=True), Execution(compiled=True)):
+    for switches in ({}, {"channels_last": True, "compiled": True}, {"compiled": True}):
         net, teacher = new_network(exp, data), new_network(exp.model_copy(update={"seed": 9}), data)
         for level in (0, 1):
             net.prune(level, exp.prune_share)
-            train_level(net, data, exp, level, teacher, execution=execution)
+            train_level(net, data, exp, level, teacher, execution=Execution(**switches))
         outcomes.append(predict(net.model, data.test))
     torch.testing.assert_close(outcomes[0], outcomes[1], rtol=1e-3, atol=1e-4)
     assert torch.equal(outcomes[1], outcomes[2])  # images of the digits' size stay in their layout on a CPU
     assert counters["stats"]["unique_graphs"] == 2  # student and teacher
+
+
+def test_a_sweep_of_many_shapes_is_compiled_throughout(without_codegen):
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    for classes in range(2, 14):
+        Execution(compiled=True).logits(torch.nn.Linear(4, classes), torch.ones(3, 4))
+    assert counters["stats"]["unique_graphs"] == 12
+
+
+@pytest.mark.parametrize("augmentation", [{}, {"crop_padding": 1, "flip": True}])
+@pytest.mark.parametrize("make", ["small", "student"])
+def test_a_step_stays_on_its_device_and_never_waits_for_it(request, monkeypatch, make, augmentation):
+    """On tensors without values that claim to be a GPU's: to read one, or to mix it with a CPU's, is an error."""
+    exp = request.getfixturevalue(make)(arch="resnet18", width=4, **augmentation)
+    data = load(exp)
+    monkeypatch.setattr(SparseNetwork, "backward", lambda net, loss: loss)  # a real one needs a GPU's driver
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with torch.device("cuda"):
+            net, teacher = (SparseNetwork(build_model(exp)) for _ in range(2))
+        there = {field: getattr(data.train, field).to("cuda") for field in ("images", "labels", "clean")}
+        moments = (moment.to("cuda") for moment in (data.train.normalise.mean, data.train.normalise.std))
+        train = Split(**there, normalise=Normalise(16, *moments))
+        taught_by, data = teacher if exp.teacher else None, replace(data, train=train)
+        step = training_step(net, data, exp, taught_by, Mock(), Execution(channels_last=True))
+        losses = [step(batch) for batch in batches(train, exp, torch.Generator())]
+        assert {str(loss.device) for loss in losses} == {"cuda:0"}
+        with pytest.raises(DataDependentOutputException):
+            losses[0].item()
 
 
 @needs_gpu
@@ -58,18 +96,19 @@ def test_a_captured_step_trains_as_a_plain_one(small, settings, amp):
         exp = small(**settings)
     data = load(exp, "cuda")
     outcomes = []
-    for execution in (Execution(), Execution(graph=True)):
+    for graph in (False, True):
         net = new_network(exp, data)
         net.prune(3, 0.2)
-        train_level(net, data, exp, 3, None, execution=execution)
+        train_level(net, data, exp, 3, None, execution=Execution(graph=graph))
         assert not net.weights[net.mask == 0].any()
         outcomes.append(predict(net.model, data.test))
     torch.testing.assert_close(*outcomes, rtol=2e-2, atol=2e-2)
 
 
 @needs_gpu
-def test_the_same_run_on_a_gpu_gives_the_same_bits(small, tmp_path):
-    exp = small(arch="resnet18", width=8, crop_padding=1, flip=True, amp=True, levels=2)
+@pytest.mark.parametrize("settings", [SMALL | {"arch": "resnet18", "width": 8}, SMALL_VIT])
+def test_the_same_run_on_a_gpu_gives_the_same_bits(small, tmp_path, settings):
+    exp = small(settings, crop_padding=1, flip=True, amp=True, levels=2)
     runs = [run_experiment(exp, tmp_path / name / "mine", "cuda") for name in ("one", "two")]
     one, two = (read_csv(run / "levels.csv").drop(columns=MEASURED_ON_THE_CLOCK) for run in runs)
     assert one.equals(two)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from dataclasses import dataclass, replace
+from itertools import chain, islice, repeat
 from statistics import median
 
 import pandas as pd
@@ -37,6 +38,9 @@ ROUNDS = 3
 
 SECONDS = 1.0
 """A measurement lasts as many epochs as fit into so much time, at least one, after a warm-up."""
+
+WARM_UP_STEPS = 20
+"""By then all is compiled, captured and cached, and a conventional epoch on CIFAR has a few hundred more."""
 
 NOTHING = Execution()
 
@@ -120,7 +124,9 @@ def sparse_level(exp: Experiment) -> int:
     return round(math.log(0.01, 1 - exp.prune_share))
 
 
-def bench(experiments: list[Experiment], device: str, side_by_side: int | None = None) -> pd.DataFrame:
+def bench(
+    experiments: list[Experiment], device: str, side_by_side: int | None = None, rounds: int = ROUNDS
+) -> pd.DataFrame:
     """The table of ``make bench``, one row a (architecture, method, level, path); see README for its columns.
 
     ``times_conventional`` compares with the faster of the conventional ways, with DataLoader workers or without.
@@ -132,8 +138,8 @@ def bench(experiments: list[Experiment], device: str, side_by_side: int | None =
     todo, measured = rows(experiments, torch.device(device)), {}
     rate = matrix_rate(torch.device(device))
     executor = local_workers(at_once)
-    with tqdm(total=ROUNDS * len(todo), desc="bench") as bar:
-        for turn in range(ROUNDS):
+    with tqdm(total=rounds * len(todo), desc="bench") as bar:
+        for turn in range(rounds):
             for row in todo:
                 number = at_once if row.path.side_by_side else 1
                 threads = 1 if row.path.side_by_side else len(os.sched_getaffinity(0))
@@ -203,7 +209,7 @@ def measure(row: Row, device: str, threads: int, seed: int) -> Timing:
     if row.level:
         net.prune(row.level, exp.prune_share)
     epoch = _epochs(row, exp, net, teacher, data, seed)
-    next(epoch)  # warm-up: compiles, captures, fills caches
+    next(epoch)  # the warm-up
     meter = energy_meter()
     meter.start("warm-up")  # the first start finds out what there is to read
     meter.stop()
@@ -226,7 +232,7 @@ def measure(row: Row, device: str, threads: int, seed: int) -> Timing:
 
 
 def _epochs(row: Row, exp: Experiment, net: SparseNetwork, teacher: SparseNetwork | None, data: Data, seed: int):
-    """A generator that trains an epoch at each ``next``, and waits for it."""
+    """A generator that trains an epoch at each ``next``, and waits for it; the first time, WARM_UP_STEPS at most."""
     path, rng, device = row.path, generator(seed, "bench"), net.vector.device
     train_loader = None if path.resident else conventional.loader(data.train, exp, True, path.loader_workers)
     test_loader = None if path.evaluate_once else conventional.loader(data.test, exp, False, path.loader_workers)
@@ -259,14 +265,14 @@ def _epochs(row: Row, exp: Experiment, net: SparseNetwork, teacher: SparseNetwor
                 yield conventional.step(model, optimizer, images, labels, exp, teacher and teacher.model)
 
     step = training_step(net, data, exp, teacher, optimizer, path.execution) if path.resident and path.vector else None
-    while True:
+    for steps in chain([WARM_UP_STEPS], repeat(None)):
         model.train()
         total = torch.zeros((), device=device)
-        for loss in losses():
+        for loss in islice(losses(), steps):
             total += loss
             if not path.resident and not path.vector:
                 total.item()  # as the field's scripts do, and wait for the device at every step
-        if not path.evaluate_once:
+        if not path.evaluate_once and not steps:
             conventional.evaluate(model, test_loader, device)
         total.item()  # waits for the device
         yield

@@ -13,7 +13,7 @@ from sdd_utils import reproduce
 from sdd_utils.claims import claims_table
 from sdd_utils.config import ConfigError
 from sdd_utils.errors import DIFFERENT, INTERRUPTED, REFUSED, REQUEUE, ResultsMissing, SddError
-from sdd_utils.files import as_csv, write_csv
+from sdd_utils.files import as_csv, read_csv, write_csv
 from sdd_utils.inventory import STATES, collect, compare, survey
 from sdd_utils.results import FIGURES, REFERENCE, ROOT, RUNS, file_name, load_levels
 from sdd_utils.stopping import Outcome, parse_duration
@@ -171,16 +171,18 @@ def data_command(dataset: str, root: Path | None) -> None:
 
 @cli.command("bench")
 @profile_option
-@click.option("--arch", multiple=True, help="One of the profile's architectures; all by default. May be repeated.")
+@click.option("--arch", multiple=True, help="One of the profile's, whose rows alone are made anew. May be repeated.")
 @device_option
 @click.option("--side-by-side", type=click.IntRange(min=1), help="Experiments at a time; one a core, two on a GPU.")
-def bench_command(profile: str, arch: tuple[str, ...], device: str, side_by_side: int) -> None:
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Measurements of every row.")
+def bench_command(profile: str, arch: tuple[str, ...], device: str, side_by_side: int, rounds: int) -> None:
     """Measure how fast we train beside the conventional way, and what each ingredient is worth."""
     from sdd_utils.bench import bench, chosen
 
-    table = bench(chosen(reproduce.experiments_of(profile), arch), device, side_by_side)
+    table = bench(chosen(reproduce.experiments_of(profile), arch), device, side_by_side, rounds)
     path = REFERENCE / "bench" / file_name(table["device"].iat[0])
-    write_csv(path, table)
+    others = [read_csv(path).query("arch not in @arch")] if arch and path.exists() else []
+    write_csv(path, pd.concat([*others, table]))
     shown = ["arch", "method", "level", "path", "seconds_per_epoch", "images_per_second", "tflops"]
     shown += ["share_of_matrix_rate", "hours_per_curve", "times_conventional"]
     click.echo(table[shown].to_string(index=False, float_format="%.3g"))

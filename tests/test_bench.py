@@ -1,16 +1,18 @@
+import pandas as pd
 import pytest
 
-from sdd_utils import bench, conventional
+from sdd_utils import bench, cli, conventional
 from sdd_utils.config import ConfigError
+from sdd_utils.files import read_csv, write_csv
 from sdd_utils.flops import dense_flops, flop_count
 from sdd_utils.plan import plan
+from sdd_utils.results import file_name
 from sdd_utils.workers import Threads
 
 
 @pytest.fixture
 def table(small, student, monkeypatch):
     monkeypatch.setattr(bench, "SECONDS", 0.0)
-    monkeypatch.setattr(bench, "ROUNDS", 1)
     monkeypatch.setattr(bench, "local_workers", lambda number: Threads(1))  # one meter a process
     loader = conventional.loader
 
@@ -18,7 +20,7 @@ def table(small, student, monkeypatch):
         return loader(split, exp, training, 0)  # processes take time to start
 
     monkeypatch.setattr(conventional, "loader", here)
-    return bench.bench([small(), student()], "cpu", side_by_side=2)
+    return bench.bench([small(), student()], "cpu", side_by_side=2, rounds=1)
 
 
 def test_every_row_stands_beside_the_conventional_way_of_its_own(table, small):
@@ -75,3 +77,17 @@ def test_the_bench_takes_one_curve_of_each_kind_and_refuses_what_is_not_there(sm
     assert {e.arch for e in bench.chosen(experiments, ("resnet18",))} == {"resnet18"}
     with pytest.raises(ConfigError, match="arch: the profile has no 'vit'; there are mlp, resnet18"):
         bench.chosen(experiments, ("vit",))
+
+
+def test_measuring_one_architecture_again_leaves_the_others(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "REFERENCE", tmp_path)
+    monkeypatch.setattr(cli, "ROOT", tmp_path)
+    path = tmp_path / "bench" / file_name(table["device"].iat[0])
+    path.parent.mkdir()
+    write_csv(path, pd.concat([table, table.assign(arch="vit")]))
+    monkeypatch.setattr(bench, "bench", lambda *_: table.assign(seconds_per_epoch=7.0))
+    monkeypatch.setattr("sys.argv", ["sdd_utils", "bench", "--profile", "smoke", "--arch", "mlp"])
+    cli.main()
+    after = read_csv(path)
+    assert set(after.query("arch == 'mlp'")["seconds_per_epoch"]) == {7.0}
+    assert after.query("arch == 'vit'")["tflops"].tolist() == pytest.approx(table["tflops"].tolist(), rel=1e-5)

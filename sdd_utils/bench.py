@@ -143,7 +143,7 @@ def bench(
             for row in todo:
                 number = at_once if row.path.side_by_side else 1
                 threads = 1 if row.path.side_by_side else len(os.sched_getaffinity(0))
-                futures = [executor.submit(measure, row, device, threads, seed=turn * 10 + i) for i in range(number)]
+                futures = [executor.submit(measure, row, device, threads, turn * 10 + i) for i in range(number)]
                 wait(futures)
                 measured.setdefault(row, []).append([future.result() for future in futures])
                 bar.update()

@@ -64,6 +64,10 @@ class Threads(ThreadPoolExecutor):
         """The number of threads."""
         return self._max_workers
 
+    def submit(self, function, /, *args) -> Future:
+        """To the next free thread."""
+        return super().submit(function, *args)
+
     def stop(self) -> None:
         """Wait for the threads."""
         self.shutdown()

@@ -18,14 +18,14 @@ others=$((${#nodes[@]} - 1))
 RAY_AUTH_TOKEN=$("$PYTHON" -c 'import secrets; print(secrets.token_hex(32))')
 export RAY_AUTH_TOKEN RAY_AUTH_MODE=token
 
-ray() { "$PYTHON" -m ray.scripts.scripts "$@"; }
+ray=("$PYTHON" -m ray.scripts.scripts)
 on() { # on which nodes, and what `ray start` is told there
-    srun --overlap --cpus-per-task="$SLURM_CPUS_ON_NODE" "${@:1:3}" "$PYTHON" -m ray.scripts.scripts start "${@:4}" \
+    srun --overlap --cpus-per-task="$SLURM_CPUS_ON_NODE" "${@:1:3}" "${ray[@]}" start "${@:4}" \
         --num-cpus="$SLURM_CPUS_ON_NODE" --disable-usage-stats --block &
 }
 trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT
 on --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" --head --port="${address#*:}" --include-dashboard=false
-for _ in {1..60}; do ray health-check --address "$address" 2>/dev/null && break || sleep 2; done
+for _ in {1..60}; do "${ray[@]}" health-check --address "$address" 2>/dev/null && break || sleep 2; done
 if ((others)); then on --nodes=$others --ntasks=$others --exclude="${nodes[0]}" --address="$address"; fi
 
 budget=$((SLURM_JOB_END_TIME - $(date +%s) - MARGIN))

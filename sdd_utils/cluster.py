@@ -199,8 +199,7 @@ class RayWorkers:
         attempt = self.attempts.get(token)
         if attempt is None:  # from a worker that was given up
             return
-        if not attempt.node:
-            attempt.node = node
+        attempt.node = node
         try:
             if parcel:
                 hold(attempt.lock)

@@ -5,6 +5,8 @@ Nothing here changes what is computed, beyond rounding.
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -99,6 +101,12 @@ def prepare(device: torch.device) -> None:
     torch.set_flush_denormal(True)  # decayed weights become denormal numbers, which a CPU multiplies very slowly
     if device.type == "cuda":
         torch.cuda.set_device(device.index or 0)
+        # Inductor then chooses how to sum by a rule, and not by the clock, which says something else next time;
+        # attention is not cuDNN's; and what would sum in no fixed order raises.
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # to find bugs with; costs a kernel a tensor
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which some releases of torch refuse
+        warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")  # the warm-up's steps
         torch.backends.cudnn.benchmark = False  # it may choose another algorithm next time
         torch.backends.cudnn.deterministic = True
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # amp: off means float32

@@ -5,6 +5,7 @@ Both take seconds to import, which every worker of every sweep would wait for, s
 
 import torch
 import torch.nn as nn
+from torch import Tensor
 
 from sdd_utils.config import Experiment
 from sdd_utils.seeding import derive
@@ -59,7 +60,18 @@ class VGGLike(nn.Sequential):
                 planes = width * 2**block
                 layers.append(nn.BatchNorm2d(planes))
             layers.append(nn.MaxPool2d(2, ceil_mode=True))
-        super().__init__(*layers, nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(planes * 49, classes))
+        super().__init__(*layers, Spread(), nn.Flatten(), nn.Linear(planes * 49, classes))
+
+
+class Spread(nn.Module):
+    """Maps of 1×1, to which images of up to 32×32 have shrunk, as maps of 7×7.
+
+    It is what VGG's adaptive pooling makes of them, whose gradient is not the same bits every time on a GPU.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(n, channels, 1, 1) to (n, channels, 7, 7)."""
+        return maps.expand(-1, -1, 7, 7)
 
 
 def build_model(exp: Experiment, draw: int = 0) -> nn.Module:

@@ -1,5 +1,8 @@
 """What runs on a GPU, as far as a CPU can show it; the tests of captured steps need one."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from unittest.mock import Mock
@@ -12,11 +15,11 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from sdd_utils import execution
 from sdd_utils.data import Normalise, Split, batches, load
 from sdd_utils.execution import Execution
-from sdd_utils.experiment import new_network, run_experiment
+from sdd_utils.experiment import new_network
 from sdd_utils.files import read_csv
 from sdd_utils.models import build_model
 from sdd_utils.pruning import SparseNetwork
-from sdd_utils.results import MEASURED_ON_THE_CLOCK
+from sdd_utils.results import MEASURED_ON_THE_CLOCK, ROOT
 from sdd_utils.training import predict, train_level, training_step
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -106,9 +109,19 @@ def test_a_captured_step_trains_as_a_plain_one(small, settings, amp):
 
 
 @needs_gpu
-@pytest.mark.parametrize("settings", [SMALL | {"arch": "resnet18", "width": 8}, SMALL_VIT])
+@pytest.mark.parametrize("settings", [*({**SMALL, "arch": a, "width": 8} for a in ("resnet18", "vgg_like")), SMALL_VIT])
 def test_the_same_run_on_a_gpu_gives_the_same_bits(small, tmp_path, settings):
+    """In processes that share nothing: what one has compiled, or timed, the other has not."""
     exp = small(settings, crop_padding=1, flip=True, amp=True, levels=2)
-    runs = [run_experiment(exp, tmp_path / name / "mine", "cuda") for name in ("one", "two")]
-    one, two = (read_csv(run / "levels.csv").drop(columns=MEASURED_ON_THE_CLOCK) for run in runs)
-    assert one.equals(two)
+    train = (
+        "import sys; from pathlib import Path; from sdd_utils.config import Experiment;"
+        "from sdd_utils.experiment import run_experiment;"
+        "run_experiment(Experiment.model_validate_json(sys.argv[1]), Path(sys.argv[2]), 'cuda')"
+    )
+    tables = []
+    for name in ("one", "two"):
+        folder = tmp_path / name / "mine"
+        env = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / name / "compiled")}
+        subprocess.run([sys.executable, "-c", train, exp.model_dump_json(), folder], env=env, cwd=ROOT, check=True)
+        tables.append(read_csv(folder / exp.run_id / "levels.csv").drop(columns=MEASURED_ON_THE_CLOCK))
+    assert tables[0].equals(tables[1])

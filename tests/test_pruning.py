@@ -6,7 +6,7 @@ from torch.nn.utils import prune
 
 from sdd_utils.data import load
 from sdd_utils.experiment import new_network
-from sdd_utils.models import build_model
+from sdd_utils.models import Spread, build_model
 from sdd_utils.pruning import SparseNetwork
 from sdd_utils.training import make_optimizer, predict
 
@@ -126,3 +126,8 @@ def test_parameter_counts_at_the_papers_size(small):
     vgg = SparseNetwork(build_model(small(arch="vgg_like", width=32, dataset="cifar10")))
     assert len(vgg.mask) == 4_710_240 + 250_880
     assert len(vgg.vector) == len(vgg.mask) + 1_984 + 10 + 3_968
+
+
+def test_spread_is_what_vggs_adaptive_pooling_does_to_maps_of_one_pixel():
+    maps = torch.randn(2, 5, 1, 1)
+    assert torch.equal(Spread()(maps), nn.AdaptiveAvgPool2d(7)(maps))

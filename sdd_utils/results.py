@@ -127,8 +127,9 @@ def _find(results: str | Path, profile: str, table: str) -> Path:
     return path
 
 
-def provenance() -> dict:
-    """Where numbers came from: commit, versions, processor, country of the grid. No host name, no path."""
+def provenance(device: str = "cpu") -> dict:
+    """Where numbers came from: commit, versions, processor, GPU if that is the device, country of the grid. No host
+    name, no path."""
     import torch
 
     try:
@@ -142,7 +143,7 @@ def provenance() -> dict:
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None,
         "country": COUNTRY,
     }
 

@@ -26,8 +26,9 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
 
 
-def random_state(rng: torch.Generator) -> dict[str, Tensor]:
-    """The states of ``rng`` and of the process's own generators, as tensors that a safetensors file can hold."""
+def random_state(rng: torch.Generator, device: torch.device) -> dict[str, Tensor]:
+    """The states of ``rng`` and of the process's own generators, those of ``device`` included, as tensors that a
+    safetensors file can hold."""
     _, keys, position, cached, gauss = np.random.get_state()
     _, words, python_gauss = random.getstate()
     return {
@@ -37,11 +38,11 @@ def random_state(rng: torch.Generator) -> dict[str, Tensor]:
         "numpy_gauss": torch.tensor(gauss, dtype=torch.float64),
         "python": torch.tensor(words),
         "python_gauss": torch.tensor(torch.nan if python_gauss is None else python_gauss, dtype=torch.float64),
-        **{f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())},
+        **({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}),
     }
 
 
-def set_random_state(state: dict[str, Tensor], rng: torch.Generator) -> None:
+def set_random_state(state: dict[str, Tensor], rng: torch.Generator, device: torch.device) -> None:
     """Inverse of ``random_state``."""
     rng.set_state(state["batches"])
     torch.set_rng_state(state["torch"])
@@ -49,6 +50,5 @@ def set_random_state(state: dict[str, Tensor], rng: torch.Generator) -> None:
     np.random.set_state(("MT19937", keys, position, cached, state["numpy_gauss"].item()))
     gauss = state["python_gauss"].item()
     random.setstate((3, tuple(state["python"].tolist()), None if gauss != gauss else gauss))
-    for i in range(torch.cuda.device_count()):
-        if f"cuda{i}" in state:
-            torch.cuda.set_rng_state(state[f"cuda{i}"], i)
+    if "cuda" in state and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -145,12 +145,13 @@ def learn(
 
 def training_state(optimizer: Optimizer, schedule: LRScheduler, rng: torch.Generator) -> dict[str, Tensor]:
     """What a level in the middle needs besides the network: epochs done, learning rate, moments, random states."""
-    moments = next(iter(optimizer.state.values()), {})  # none without momentum
+    (vector,) = optimizer.param_groups[0]["params"]
+    moments = optimizer.state.get(vector, {})  # none without momentum
     return {
         "epoch": torch.tensor(schedule.last_epoch),
         "lr": torch.tensor(float(schedule.get_last_lr()[0]), dtype=torch.float64),
         **{f"moment.{name}": value for name, value in moments.items() if value is not None},
-        **{f"random.{name}": value for name, value in random_state(rng).items()},
+        **{f"random.{name}": value for name, value in random_state(rng, vector.device).items()},
     }
 
 
@@ -166,7 +167,7 @@ def set_training_state(saved: dict[str, Tensor], optimizer: Optimizer, schedule:
     moments = part("moment.")
     optimizer.load_state_dict({"state": {0: moments} if moments else {}, "param_groups": groups})
     schedule.load_state_dict({"last_epoch": epoch, "_step_count": epoch + 1, "_last_lr": [groups[0]["lr"]]})
-    set_random_state(part("random."), rng)
+    set_random_state(part("random."), rng, optimizer.param_groups[0]["params"][0].device)
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,13 @@ class EnergyMeter:
 
     ``source`` says where its figures come from: ``measured`` by power counters; ``estimated from TDP``, the thermal
     design power of the processor and this process's share of its time, where the machine exposes no counter; ``GPU
-    measured, processor estimated from TDP`` where NVML is the only one; or ``not measured``, and why.
+    measured, processor estimated from TDP`` where NVML is the only one; or ``not measured``, and why. Of the GPUs that
+    there are it reads the one that ``device`` means.
     """
 
-    def __init__(self, at_a_time: int = 1, on_one_gpu: int = 1):
-        self.at_a_time, self.on_one_gpu, self.source, self.tracker = at_a_time, on_one_gpu, "", None
+    def __init__(self, device: str = "cpu", at_a_time: int = 1, on_one_gpu: int = 1):
+        self.device, self.at_a_time, self.on_one_gpu = device, at_a_time, on_one_gpu
+        self.source, self.tracker = "", None
         logging.getLogger("codecarbon").disabled = True  # what it has to say would tear the progress bar
         self._try(self._make)
 
@@ -35,11 +37,20 @@ class EnergyMeter:
 
         self.tracker = OfflineEmissionsTracker(
             country_iso_code=COUNTRY,
+            gpu_ids=self._gpu_ids(),
             tracking_mode="process",  # workers run side by side: each is charged for itself
             measure_power_secs=3600,  # read at start and stop of a level, not in between
             save_to_file=False,
             allow_multiple_runs=True,
         )
+
+    def _gpu_ids(self) -> list[str]:
+        import torch
+
+        from sdd_utils.workers import visible_gpus
+
+        where = torch.device(self.device)
+        return [visible_gpus()[where.index or 0]] if where.type == "cuda" else []
 
     def start(self, name: str) -> None:
         """Begin to measure what is called ``name``."""
@@ -62,7 +73,7 @@ class EnergyMeter:
         own -= record["gpu_energy"] * (1 - 1 / self.on_one_gpu)
         own -= (record["cpu_energy"] if counted else 0.0) * (1 - 1 / self.at_a_time)
         self.source = "measured" if counted else "estimated from TDP"
-        if record["gpu_count"] and not counted:
+        if record["gpu_energy"] and not counted:
             self.source = "GPU measured, processor estimated from TDP"
         emissions = record["emissions"] * (own / total if total else 1.0)
         return record | {"energy_consumed": own, "emissions": emissions, "energy_source": self.source}
@@ -75,6 +86,6 @@ class EnergyMeter:
 
 
 @cache
-def energy_meter() -> EnergyMeter:
+def energy_meter(device: str) -> EnergyMeter:
     """This process's meter: to start a tracker takes seconds, so a worker keeps one for all its experiments."""
-    return EnergyMeter(int(os.environ.get(AT_A_TIME, 1)), int(os.environ.get(ON_ONE_GPU, 1)))
+    return EnergyMeter(device, int(os.environ.get(AT_A_TIME, 1)), int(os.environ.get(ON_ONE_GPU, 1)))

@@ -61,14 +61,14 @@ def finished(exp: Experiment, folder: Path) -> bool:
 def _train_levels(exp: Experiment, run: Path, device: str, until: Until, lock: SoftFileLease) -> None:
     prepare(torch.device(device))
     write_json(run / "config.json", exp.model_dump(mode="json"))
-    started = {**provenance(), "device": device, "threads": torch.get_num_threads(), "started": _now()}
+    started = {**provenance(device), "device": device, "threads": torch.get_num_threads(), "started": _now()}
 
     data = load(exp, device)
     teacher, teacher_level = load_teacher(exp, run.parent, data)
     net = new_network(exp, data)
     history, training = resume(run, exp, net)
     write_tables(run, exp, history)  # a kill may have come between the checkpoint and the tables
-    sitting = Sitting(history, exp.epochs, until, lock)
+    sitting = Sitting(history, exp.epochs, device, until, lock)
 
     def after_epoch(state: Callable[[], dict[str, Tensor]]) -> None:
         if sitting.must_save():
@@ -106,10 +106,10 @@ class Sitting:
     A level takes one, or more when it is long or was stopped. What a kill lost was in no sitting.
     """
 
-    def __init__(self, history: History, epochs: int, until: Until, lock: SoftFileLease):
+    def __init__(self, history: History, epochs: int, device: str, until: Until, lock: SoftFileLease):
         self.history, self.until, self.lock = history, until, lock
-        self.meter = energy_meter()
-        self.epoch_seconds = history.rows[-1]["seconds"] / epochs if history.rows else 0.0  # the longest so far
+        self.meter = energy_meter(device)
+        self.epoch_seconds = history.rows[-1]["seconds"] / epochs if history.rows else 0.0  # the last one's
 
     def begin(self) -> None:
         """Start the clock, unless there is no time to go on. Raises Stopped."""
@@ -130,8 +130,7 @@ class Sitting:
 
     def _end_epoch(self) -> None:
         now = time.perf_counter()
-        self.epoch_seconds = max(self.epoch_seconds, now - self.epoch_began)
-        self.epoch_began = now
+        self.epoch_seconds, self.epoch_began = now - self.epoch_began, now
 
     def end(self) -> None:
         """Stop the clock and enter what it shows, with codecarbon's record, into the history.

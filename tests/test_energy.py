@@ -11,7 +11,11 @@ from sdd_utils import energy
 from sdd_utils.energy import EnergyMeter
 from sdd_utils.experiment import level_cost, run_experiment
 
-RECORD = {"cpu_energy": 4.0, "gpu_energy": 2.0, "ram_energy": 1.0, "energy_consumed": 7.0, "emissions": 0.7}
+
+def a_record(gpus):
+    parts = {"cpu_energy": 4.0, "gpu_energy": 2.0 * gpus, "ram_energy": 1.0}
+    total = sum(parts.values())
+    return SimpleNamespace(**parts, energy_consumed=total, emissions=total / 10)
 
 
 def codecarbon(monkeypatch, hardware=("CPU(Cpu Load)",), gpus=0, fails_in=None, error=PermissionError):
@@ -19,7 +23,7 @@ def codecarbon(monkeypatch, hardware=("CPU(Cpu Load)",), gpus=0, fails_in=None, 
 
     class Tracker:
         def __init__(self, **settings):
-            self._hardware = hardware
+            self._hardware, self.settings = hardware, settings
             self.call("__init__")
 
         def call(self, method):
@@ -31,7 +35,7 @@ def codecarbon(monkeypatch, hardware=("CPU(Cpu Load)",), gpus=0, fails_in=None, 
 
         def stop_task(self):
             self.call("stop_task")
-            return SimpleNamespace(**RECORD, gpu_count=gpus)
+            return a_record(gpus)
 
     module = ModuleType("codecarbon")
     if fails_in != "import":
@@ -94,6 +98,13 @@ SOURCES = [
 def test_the_source_says_what_was_measured(monkeypatch, hardware, gpus, source):
     codecarbon(monkeypatch, hardware, gpus)
     assert read(EnergyMeter())["energy_source"] == source
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("cpu", []), ("cuda", ["3"]), ("cuda:1", ["GPU-5a"])])
+def test_of_many_gpus_only_the_one_that_trains_is_read(monkeypatch, device, gpus):
+    codecarbon(monkeypatch)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5a")
+    assert EnergyMeter(device).tracker.settings["gpu_ids"] == gpus
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,8 @@ def local_workers(workers: int | None = None, device: str = "cpu", gpu_share: fl
     which the sweep does the same. Raises ConfigError when the share or the number of workers makes no sense.
     """
     gpus, number = _shared_out(workers, device, gpu_share)
+    # Else loky takes a dataset, or CUDA, for a memory leak, and replaces the worker that has loaded it.
+    os.environ.setdefault("LOKY_MAX_MEMORY_LEAK_SIZE", "1e12")
     # What is blocked stays blocked in a new process: in a tracker for good (it knows SIGINT and SIGTERM, SIGUSR1 would
     # end it), in a worker until _start_worker is ready.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

@@ -6,22 +6,25 @@ All rows of a table are measured in one run on one machine, in turn, so that the
 from __future__ import annotations
 
 import math
-import os
+import secrets
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from dataclasses import dataclass, replace
-from itertools import chain, islice, repeat
+from pathlib import Path
 from statistics import median
 
 import pandas as pd
 import torch
+from loky import cpu_count
 from torch import Tensor
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from sdd_utils import conventional
 from sdd_utils.config import Experiment
-from sdd_utils.data import Data, augmented, batches, load, pad
+from sdd_utils.data import Data, Split, augmented, batches, load, pad
 from sdd_utils.energy import COUNTRY, energy_meter
 from sdd_utils.errors import ConfigError
 from sdd_utils.execution import Execution, prepare
@@ -40,18 +43,21 @@ SECONDS = 1.0
 """A measurement lasts as many epochs as fit into so much time, at least one, after a warm-up."""
 
 WARM_UP_STEPS = 20
-"""By then all is compiled, captured and cached, and a conventional epoch on CIFAR has a few hundred more."""
+"""By then all is compiled, captured and cached; an epoch on CIFAR has hundreds more, and takes the conventional way
+seconds."""
+
+READY, TIMED = "ready-", "timed-"  # what experiments that train at a time wait for
 
 NOTHING = Execution()
 
 
 @dataclass(frozen=True)
-class Path:
+class Way:
     """One way to train. The fields are the ingredients; with all of them off it is the conventional way."""
 
     name: str
     resident: bool = True  # images as one tensor on the device; else PIL images from a DataLoader
-    loader_workers: int = os.cpu_count() or 1  # processes of that DataLoader
+    loader_workers: int = cpu_count()  # processes of that DataLoader
     vector: bool = True  # one vector of parameters with a mask; else layers and torch.nn.utils.prune
     evaluate_once: bool = True  # after a level; else the test set after every epoch
     side_by_side: bool = True  # an experiment a core, or more than one on a GPU; else one, which has all cores
@@ -59,13 +65,13 @@ class Path:
     execution: Execution = NOTHING
 
 
-def paths(exp: Experiment, device: torch.device) -> list[Path]:
+def ways(exp: Experiment, device: torch.device) -> list[Way]:
     """The conventional way, ours, and ours with one ingredient removed in turn."""
     on_gpu = device.type == "cuda"
     execution = Execution.of(device)
     if not on_gpu and exp.facts.image_shape[1] < 32:
         execution = replace(execution, channels_last=False)  # it changes nothing there
-    ours = Path("ours", amp=on_gpu, execution=execution)
+    ours = Way("ours", amp=on_gpu, execution=execution)
     without = {
         "without resident images": {"resident": False},
         "without one vector": {"vector": False},
@@ -78,7 +84,7 @@ def paths(exp: Experiment, device: torch.device) -> list[Path]:
             without[f"without {name}"] = {"execution": replace(ours.execution, **{field: False})}
     if on_gpu:
         without["without bfloat16"] = {"amp": False}
-    with_workers = Path("conventional", False, vector=False, evaluate_once=False, side_by_side=False)
+    with_workers = Way("conventional", False, vector=False, evaluate_once=False, side_by_side=False)
     without_workers = replace(with_workers, name="conventional, no workers", loader_workers=0)
     variants = [replace(ours, name=name, **fields) for name, fields in without.items()]
     return [with_workers, without_workers, ours, *variants]
@@ -105,17 +111,17 @@ class Row:
 
     exp: Experiment
     level: int
-    path: Path
+    way: Way
 
 
 def rows(experiments: list[Experiment], device: torch.device) -> list[Row]:
     """Every experiment dense and sparse, conventionally and our way; without the ingredients where there is no more."""
     found = []
     for exp in experiments:
-        every = paths(exp, device)
+        every = ways(exp, device)
         compared, without = every[:3], every[3:]
-        found += [Row(exp, level, path) for level in (0, sparse_level(exp)) for path in compared]
-        found += [Row(exp, 0, path) for path in without if not exp.teacher]
+        found += [Row(exp, level, way) for level in (0, sparse_level(exp)) for way in compared]
+        found += [Row(exp, 0, way) for way in without if not exp.teacher]
     return found
 
 
@@ -127,24 +133,25 @@ def sparse_level(exp: Experiment) -> int:
 def bench(
     experiments: list[Experiment], device: str, side_by_side: int | None = None, rounds: int = ROUNDS
 ) -> pd.DataFrame:
-    """The table of ``make bench``, one row a (architecture, method, level, path); see README for its columns.
+    """The table of ``make bench``, one row a (architecture, method, level, path), where a path is a way to train.
 
     ``times_conventional`` compares with the faster of the conventional ways, with DataLoader workers or without.
 
     ``side_by_side`` is how many experiments train at a time where that is an ingredient: by default one for each core,
     or two on a GPU.
     """
-    at_once = side_by_side or (2 if torch.device(device).type == "cuda" else len(os.sched_getaffinity(0)))
+    at_once = side_by_side or (2 if torch.device(device).type == "cuda" else cpu_count())
     todo, measured = rows(experiments, torch.device(device)), {}
     rate = matrix_rate(torch.device(device))
     executor = local_workers(at_once)
     with tqdm(total=rounds * len(todo), desc="bench") as bar:
         for turn in range(rounds):
             for row in todo:
-                number = at_once if row.path.side_by_side else 1
-                threads = 1 if row.path.side_by_side else len(os.sched_getaffinity(0))
-                futures = [executor.submit(measure, row, device, threads, turn * 10 + i) for i in range(number)]
-                wait(futures)
+                number = at_once if row.way.side_by_side else 1
+                with tempfile.TemporaryDirectory() as folder:
+                    meeting = Meeting(Path(folder), number)
+                    futures = [executor.submit(measure, row, device, meeting, turn * 10 + i) for i in range(number)]
+                    wait(futures)
                 measured.setdefault(row, []).append([future.result() for future in futures])
                 bar.update()
     executor.stop()
@@ -169,7 +176,7 @@ def _entry(row: Row, turns: list[list[Timing]], rate: float, device: str) -> dic
         "width": exp.width,
         "method": "distilled" if exp.teacher else "vanilla",
         "level": row.level,
-        "path": row.path.name,
+        "path": row.way.name,
         "at_a_time": at_once,
         "images_per_epoch": exp.training_images,
         "seconds_per_epoch": seconds,
@@ -197,22 +204,52 @@ class Timing:
     kg_per_kwh: float | None
 
 
-def measure(row: Row, device: str, threads: int, seed: int) -> Timing:
-    """Train some epochs and time them."""
-    where, exp = torch.device(device), row.exp.model_copy(update={"amp": row.path.amp})
+@dataclass(frozen=True)
+class Meeting:
+    """Where the experiments that train at a time wait for each other, so that they are timed together."""
+
+    folder: Path
+    number: int
+
+    def arrive(self, at: str) -> None:
+        """Say that one has come so far."""
+        (self.folder / f"{at}{secrets.token_hex(8)}").touch()
+
+    def all_are(self, at: str) -> bool:
+        """Whether everyone has."""
+        return len(list(self.folder.glob(f"{at}*"))) >= self.number
+
+
+def measure(row: Row, device: str, meeting: Meeting, seed: int) -> Timing:
+    """Train some epochs and time them, while the others of the ``meeting`` train as well."""
+    try:
+        return _measure(row, device, meeting, seed)
+    except BaseException:
+        for at in (READY, TIMED):
+            meeting.arrive(at)  # nobody is to wait for this one
+        raise
+
+
+def _measure(row: Row, device: str, meeting: Meeting, seed: int) -> Timing:
+    where, exp = torch.device(device), row.exp.model_copy(update={"amp": row.way.amp})
     prepare(where)
-    torch.set_num_threads(threads)
-    if not row.path.vector and not row.path.resident:  # torch's own defaults, which the field's scripts leave alone
+    torch.set_num_threads(1 if row.way.side_by_side else cpu_count())
+    if not row.way.vector and not row.way.resident:  # torch's own defaults, which the field's scripts leave alone
         torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = True, False
+        torch.use_deterministic_algorithms(False)
     data = load(exp, where)
     net, teacher = new_network(exp, data), new_network(exp.teacher.experiment, data) if exp.teacher else None
     if row.level:
         net.prune(row.level, exp.prune_share)
     epoch = _epochs(row, exp, net, teacher, data, seed)
     next(epoch)  # the warm-up
-    meter = energy_meter()
+    meter = energy_meter(device)
+    meter.at_a_time = meter.on_one_gpu = meeting.number
     meter.start("warm-up")  # the first start finds out what there is to read
     meter.stop()
+    meeting.arrive(READY)
+    while not meeting.all_are(READY):
+        time.sleep(0.001)
     started = time.perf_counter()
     meter.start("bench")
     begin, count = time.perf_counter(), 0
@@ -222,7 +259,10 @@ def measure(row: Row, device: str, threads: int, seed: int) -> Timing:
     end = time.perf_counter()
     record = meter.stop()
     seconds, meter_seconds = (end - begin) / count, time.perf_counter() - end + begin - started
-    if row.path.evaluate_once:
+    meeting.arrive(TIMED)
+    while not meeting.all_are(TIMED):
+        next(epoch)  # the others are still being timed beside this one
+    if row.way.evaluate_once:
         measure_level(net, data, exp.amp)
         begin = time.perf_counter()
         measure_level(net, data, exp.amp)
@@ -232,12 +272,10 @@ def measure(row: Row, device: str, threads: int, seed: int) -> Timing:
 
 
 def _epochs(row: Row, exp: Experiment, net: SparseNetwork, teacher: SparseNetwork | None, data: Data, seed: int):
-    """A generator that trains an epoch at each ``next``, and waits for it; the first time, WARM_UP_STEPS at most."""
-    path, rng, device = row.path, generator(seed, "bench"), net.vector.device
-    train_loader = None if path.resident else conventional.loader(data.train, exp, True, path.loader_workers)
-    test_loader = None if path.evaluate_once else conventional.loader(data.test, exp, False, path.loader_workers)
+    """A generator that trains an epoch at each ``next``, and waits for it; the first time on less, as a warm-up."""
+    way, rng, device = row.way, generator(seed, "bench"), net.vector.device
     padded = pad(data.train.images, exp.crop_padding)
-    if path.vector:
+    if way.vector:
         model, optimizer = net.model, make_optimizer(net, exp)[0]
     else:
         model = conventional.masked_model(exp, net.mask, device)
@@ -245,37 +283,49 @@ def _epochs(row: Row, exp: Experiment, net: SparseNetwork, teacher: SparseNetwor
     if teacher:
         teacher.model.eval()
 
-    def inputs() -> Iterator[tuple[Tensor, Tensor]]:
-        if path.resident:
-            for batch in batches(data.train, exp, rng):
+    def inputs(split: Split, loader: DataLoader | None) -> Iterator[tuple[Tensor, Tensor]]:
+        if loader is None:
+            for batch in batches(split, exp, rng):
                 images = data.train.normalise(augmented(padded, batch, exp.crop_padding))
                 yield images, data.train.labels[batch.index]
         else:
-            for images, labels in train_loader:
+            for images, labels in loader:
                 yield images.to(device), labels.to(device)
 
-    def losses() -> Iterator[Tensor]:
-        if path.resident and path.vector:
-            yield from map(step, batches(data.train, exp, rng))
-        elif path.vector:
-            for images, labels in inputs():
-                yield learn(net, optimizer, images, labels, exp, teacher, path.execution)
+    def losses(split: Split, loader: DataLoader | None) -> Iterator[Tensor]:
+        if way.resident and way.vector:
+            yield from map(step, batches(split, exp, rng))
+        elif way.vector:
+            for images, labels in inputs(split, loader):
+                yield learn(net, optimizer, images, labels, exp, teacher, way.execution)
         else:
-            for images, labels in inputs():
+            for images, labels in inputs(split, loader):
                 yield conventional.step(model, optimizer, images, labels, exp, teacher and teacher.model)
 
-    step = training_step(net, data, exp, teacher, optimizer, path.execution) if path.resident and path.vector else None
-    for steps in chain([WARM_UP_STEPS], repeat(None)):
-        model.train()
-        total = torch.zeros((), device=device)
-        for loss in islice(losses(), steps):
-            total += loss
-            if not path.resident and not path.vector:
-                total.item()  # as the field's scripts do, and wait for the device at every step
-        if not path.evaluate_once and not steps:
-            conventional.evaluate(model, test_loader, device)
-        total.item()  # waits for the device
-        yield
+    def epochs(train: Split, test: Split) -> Iterator[None]:
+        train_loader = None if way.resident else conventional.loader(train, exp, True, way.loader_workers)
+        test_loader = None if way.evaluate_once else conventional.loader(test, exp, False, way.loader_workers)
+        while True:
+            model.train()
+            total = torch.zeros((), device=device)
+            for loss in losses(train, train_loader):
+                total += loss
+                if not way.resident and not way.vector:
+                    total.item()  # as the field's scripts do, and wait for the device at every step
+            if not way.evaluate_once:
+                conventional.evaluate(model, test_loader, device)
+            total.item()  # waits for the device
+            yield
+
+    step = training_step(net, data, exp, teacher, optimizer, way.execution) if way.resident and way.vector else None
+    yield next(epochs(warm_up_of(data.train, exp.batch_size), warm_up_of(data.test, exp.batch_size)))
+    yield from epochs(data.train, data.test)
+
+
+def warm_up_of(split: Split, batch_size: int) -> Split:
+    """The first examples of a split: WARM_UP_STEPS batches at most, and the last, smaller one that an epoch has."""
+    few = WARM_UP_STEPS * batch_size + len(split) % batch_size
+    return replace(split, images=split.images[:few], labels=split.labels[:few], clean=split.clean[:few])
 
 
 def matrix_rate(device: torch.device) -> float:
@@ -292,7 +342,7 @@ def matrix_rate(device: torch.device) -> float:
         return time.perf_counter() - begin
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(cpu_count())
     best = min(seconds(lambda: one @ other) for _ in range(20))
     torch.set_num_threads(threads)
     return 2 * n**3 / best

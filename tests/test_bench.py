@@ -1,5 +1,6 @@
 import pandas as pd
 import pytest
+import torch
 
 from sdd_utils import bench, cli, conventional
 from sdd_utils.config import ConfigError
@@ -10,10 +11,21 @@ from sdd_utils.results import file_name
 from sdd_utils.workers import Threads
 
 
+class Meter:
+    """Reads one kWh whatever happens, and shares it as the real one does."""
+
+    def start(self, name):
+        pass
+
+    def stop(self):
+        return {"energy_consumed": 1.0 / self.at_a_time, "emissions": 0.1 / self.at_a_time}
+
+
 @pytest.fixture
 def table(small, student, monkeypatch):
     monkeypatch.setattr(bench, "SECONDS", 0.0)
-    monkeypatch.setattr(bench, "local_workers", lambda number: Threads(1))  # one meter a process
+    monkeypatch.setattr(bench, "local_workers", Threads)
+    monkeypatch.setattr(bench, "energy_meter", lambda device: Meter())
     loader = conventional.loader
 
     def here(split, exp, training, workers):
@@ -40,6 +52,10 @@ def test_every_row_stands_beside_the_conventional_way_of_its_own(table, small):
     assert plain["tflops"] == pytest.approx(plain["images_per_second"] * flop_count(small()).step / 1e12)
     assert plain["hours_per_curve"] == pytest.approx(plain["seconds_per_epoch"] * 2 * 5 / 3600)
     assert (table["meter_share"] > 0).all()
+    alone = table["at_a_time"] == 1
+    assert set(table.loc[alone, "kwh_per_epoch"]) == {1.0}
+    assert set(table.loc[~alone, "kwh_per_epoch"]) == {0.5}
+    assert table["kg_per_kwh"].tolist() == pytest.approx([0.1] * len(table))
 
 
 def test_a_plan_is_the_flops_at_the_speed_of_the_bench(table, small, student):
@@ -91,3 +107,17 @@ def test_measuring_one_architecture_again_leaves_the_others(table, tmp_path, mon
     after = read_csv(path)
     assert set(after.query("arch == 'mlp'")["seconds_per_epoch"]) == {7.0}
     assert after.query("arch == 'vit'")["tflops"].tolist() == pytest.approx(table["tflops"].tolist(), rel=1e-5)
+
+
+def test_experiments_at_a_time_are_timed_together_and_one_that_fails_holds_nobody_up(small, tmp_path, monkeypatch):
+    row = next(row for row in bench.rows([small()], torch.device("cpu")) if row.way.name == "ours")
+    monkeypatch.setattr(bench, "SECONDS", 0.0)
+    monkeypatch.setattr(bench, "energy_meter", lambda device: Meter())
+    meeting, hands = bench.Meeting(tmp_path, 2), Threads(2)
+    first = hands.submit(bench.measure, row, "cpu", meeting, 0)
+    with pytest.raises(TimeoutError):
+        first.result(timeout=1)  # it is ready, and alone
+    monkeypatch.setattr(bench, "load", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        hands.submit(bench.measure, row, "cpu", meeting, 1).result()
+    assert first.result().seconds > 0

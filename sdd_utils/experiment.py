@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,18 +14,19 @@ from torch import Tensor
 from sdd_utils.analysis import select_level
 from sdd_utils.checkpoints import History, drop_levels, level_file, restore, resume, save
 from sdd_utils.config import Experiment
-from sdd_utils.data import Data, load
+from sdd_utils.data import Data, batches, load
 from sdd_utils.energy import energy_meter
 from sdd_utils.errors import Damaged, Stopped, TeacherMissing
-from sdd_utils.execution import prepare
+from sdd_utils.execution import Execution, prepare
 from sdd_utils.files import is_sealed, read_csv, repair, seal, unsound, write_csv, write_json
 from sdd_utils.flops import dense_flops, flop_count, taught_passes
 from sdd_utils.locks import claimed, hold
 from sdd_utils.models import build_model
 from sdd_utils.pruning import SparseNetwork
 from sdd_utils.results import WEIGHT_BIN, WEIGHT_BINS, levels_table, provenance
+from sdd_utils.seeding import generator
 from sdd_utils.stopping import Until
-from sdd_utils.training import measure, train_level
+from sdd_utils.training import make_optimizer, measure, train_level, training_step
 
 SAVE_SECONDS = 120.0
 """Within a long level the state is saved at the end of the first epoch after so much time without a save."""
@@ -76,6 +78,8 @@ def _train_levels(exp: Experiment, run: Path, device: str, until: Until, lock: S
             save(run, exp, net, history, state())
             sitting.begin()
 
+    if history.levels <= exp.levels:
+        compile_ahead(exp, data, teacher)
     while history.levels <= exp.levels:
         level = history.levels
         sitting.begin()
@@ -205,6 +209,17 @@ def new_network(exp: Experiment, data: Data, draw: int = 0) -> SparseNetwork:
     """The experiment's dense network at initialisation, on the data's device."""
     model = build_model(exp, draw)
     return SparseNetwork(model.to(data.train.images.device))
+
+
+def compile_ahead(exp: Experiment, data: Data, teacher: SparseNetwork | None) -> None:
+    """On a GPU, take a step with a spare network, so that no level is charged for what is compiled once a sweep."""
+    execution = Execution.of(data.train.images.device)
+    if execution.compiled:
+        spare = new_network(exp, data)
+        spare.model.train()
+        optimizer, _ = make_optimizer(spare, exp)
+        step = training_step(spare, data, exp, teacher, optimizer, replace(execution, graph=False))
+        step(next(batches(data.train, exp, generator(exp.seed, "spare"))))
 
 
 def retrain_from(net: SparseNetwork, exp: Experiment, level: int, data: Data) -> SparseNetwork:

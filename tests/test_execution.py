@@ -12,10 +12,10 @@ import torch
 from conftest import SMALL, SMALL_VIT
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from sdd_utils import execution
+from sdd_utils import execution, experiment
 from sdd_utils.data import Normalise, Split, batches, load
 from sdd_utils.execution import Execution
-from sdd_utils.experiment import new_network
+from sdd_utils.experiment import new_network, run_experiment
 from sdd_utils.files import read_csv
 from sdd_utils.models import build_model
 from sdd_utils.pruning import SparseNetwork
@@ -55,6 +55,26 @@ def test_a_compiled_step_trains_as_a_plain_one_and_is_compiled_once_for_all(smal
     torch.testing.assert_close(outcomes[0], outcomes[1], rtol=1e-3, atol=1e-4)
     assert torch.equal(outcomes[1], outcomes[2])  # images of the digits' size stay in their layout on a CPU
     assert counters["stats"]["unique_graphs"] == 2  # student and teacher
+
+
+def test_no_level_is_charged_for_compiling(small, tmp_path, monkeypatch, without_codegen):
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setattr(Execution, "of", lambda device: Execution(compiled=True))
+    begin, compiled = experiment.Sitting.begin, []
+
+    def noting(sitting):
+        compiled.append(counters["stats"]["unique_graphs"])
+        begin(sitting)
+
+    monkeypatch.setattr(experiment.Sitting, "begin", noting)
+    counters.clear()
+    settings = {"arch": "resnet18", "width": 4, "epochs": 1, "levels": 1, "crop_padding": 1}
+    teacher = small(**settings)
+    for exp in (teacher, small(**settings, teacher={"rule": "dense", "experiment": teacher}, temperature=2, alpha=0.8)):
+        run_experiment(exp, tmp_path)
+    assert compiled == [1, 1, 2, 2]  # the student's network is its teacher's; the teacher is asked without gradients
+    assert counters["stats"]["unique_graphs"] == 2
 
 
 def test_a_sweep_of_many_shapes_is_compiled_throughout(without_codegen):

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sdd_utils import bench, cli, conventional
+from sdd_utils import bench, cli, conventional, timing
 from sdd_utils.config import ConfigError
 from sdd_utils.files import read_csv, write_csv
 from sdd_utils.flops import dense_flops, flop_count
@@ -23,9 +23,9 @@ class Meter:
 
 @pytest.fixture
 def table(small, student, monkeypatch):
-    monkeypatch.setattr(bench, "SECONDS", 0.0)
+    monkeypatch.setattr(timing, "SECONDS", 0.0)
     monkeypatch.setattr(bench, "local_workers", Threads)
-    monkeypatch.setattr(bench, "energy_meter", lambda device: Meter())
+    monkeypatch.setattr(timing, "energy_meter", lambda device: Meter())
     loader = conventional.loader
 
     def here(split, exp, training, workers):
@@ -111,13 +111,13 @@ def test_measuring_one_architecture_again_leaves_the_others(table, tmp_path, mon
 
 def test_experiments_at_a_time_are_timed_together_and_one_that_fails_holds_nobody_up(small, tmp_path, monkeypatch):
     row = next(row for row in bench.rows([small()], torch.device("cpu")) if row.way.name == "ours")
-    monkeypatch.setattr(bench, "SECONDS", 0.0)
-    monkeypatch.setattr(bench, "energy_meter", lambda device: Meter())
-    meeting, hands = bench.Meeting(tmp_path, 2), Threads(2)
-    first = hands.submit(bench.measure, row, "cpu", meeting, 0)
+    monkeypatch.setattr(timing, "SECONDS", 0.0)
+    monkeypatch.setattr(timing, "energy_meter", lambda device: Meter())
+    meeting, hands = timing.Meeting(tmp_path, 2), Threads(2)
+    first = hands.submit(timing.measure, row, "cpu", meeting, 0)
     with pytest.raises(TimeoutError):
         first.result(timeout=1)  # it is ready, and alone
-    monkeypatch.setattr(bench, "load", lambda *_: 1 / 0)
+    monkeypatch.setattr(timing, "load", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        hands.submit(bench.measure, row, "cpu", meeting, 1).result()
+        hands.submit(timing.measure, row, "cpu", meeting, 1).result()
     assert first.result().seconds > 0

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from sdd_utils import execution, experiment
 from sdd_utils.data import Normalise, Split, batches, load
-from sdd_utils.execution import Execution
+from sdd_utils.execution import Execution, prepare
 from sdd_utils.experiment import new_network, run_experiment
 from sdd_utils.files import read_csv
 from sdd_utils.models import build_model
@@ -117,6 +117,7 @@ def test_a_captured_step_trains_as_a_plain_one(small, settings, amp):
         exp = small(settings)
     else:
         exp = small(**settings)
+    prepare(torch.device("cuda"))
     data = load(exp, "cuda")
     outcomes = []
     for graph in (False, True):
@@ -138,10 +139,12 @@ def test_the_same_run_on_a_gpu_gives_the_same_bits(small, tmp_path, settings):
         "from sdd_utils.experiment import run_experiment;"
         "run_experiment(Experiment.model_validate_json(sys.argv[1]), Path(sys.argv[2]), 'cuda')"
     )
-    tables = []
+    processes = []
     for name in ("one", "two"):
-        folder = tmp_path / name / "mine"
         env = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / name / "compiled")}
-        subprocess.run([sys.executable, "-c", train, exp.model_dump_json(), folder], env=env, cwd=ROOT, check=True)
-        tables.append(read_csv(folder / exp.run_id / "levels.csv").drop(columns=MEASURED_ON_THE_CLOCK))
+        command = [sys.executable, "-c", train, exp.model_dump_json(), tmp_path / name / "mine"]
+        processes.append(subprocess.Popen(command, env=env, cwd=ROOT))
+    assert [process.wait() for process in processes] == [0, 0]
+    tables = [read_csv(path).drop(columns=MEASURED_ON_THE_CLOCK) for path in tmp_path.glob("*/mine/*/levels.csv")]
+    assert len(tables) == 2
     assert tables[0].equals(tables[1])

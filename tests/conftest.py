@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from sdd_utils.config import Experiment
 from sdd_utils.workers import Threads
@@ -24,6 +25,7 @@ SMALL_VIT = {
     "lr": 2e-3,
     "weight_decay": 0.03,
 }
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from conftest import SMALL, SMALL_VIT
+from conftest import SMALL, SMALL_VIT, needs_gpu
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from sdd_utils import execution, experiment
@@ -21,8 +21,6 @@ from sdd_utils.models import build_model
 from sdd_utils.pruning import SparseNetwork
 from sdd_utils.results import MEASURED_ON_THE_CLOCK, ROOT
 from sdd_utils.training import predict, train_level, training_step
-
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 @pytest.fixture

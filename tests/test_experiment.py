@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SMALL_VIT
+from conftest import SMALL_VIT, needs_gpu
 from safetensors.torch import load_file
 
 from sdd_utils import checkpoints, energy, experiment, training
@@ -77,20 +77,23 @@ def random_numbers():
     return torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random(), random.gauss(0, 1)
 
 
-@pytest.mark.parametrize("settings", KINDS)
-def test_a_run_resumed_within_levels_equals_an_uninterrupted_one(small, tmp_path, monkeypatch, settings):
+ON_A_GPU = [pytest.param("cuda", settings, marks=needs_gpu) for settings in (SMALL_VIT, {"arch": "resnet18"})]
+
+
+@pytest.mark.parametrize(("device", "settings"), [*(("cpu", settings) for settings in KINDS), *ON_A_GPU])
+def test_a_run_resumed_within_levels_equals_an_uninterrupted_one(small, tmp_path, monkeypatch, device, settings):
     """Optimiser moments, learning rate, shuffled order and the states of all random generators included."""
     monkeypatch.setattr(experiment, "SAVE_SECONDS", 0)
     exp = of_kind(small, settings, epochs=4, levels=2)
-    whole = run_experiment(exp, tmp_path / "whole" / "p")
+    whole = run_experiment(exp, tmp_path / "whole" / "p", device)
     expected = random_numbers()
     for level, epoch in ((0, 1), (1, 2), (2, 3)):
         with monkeypatch.context() as patch:
             interrupt_before(level, patch, epoch)
             with pytest.raises(KeyboardInterrupt):
-                run_experiment(exp, tmp_path / "cut" / "p")
-        torch.rand(1), np.random.rand(1), random.random()
-    cut = run_experiment(exp, tmp_path / "cut" / "p")
+                run_experiment(exp, tmp_path / "cut" / "p", device)
+        torch.rand(1, device=device), np.random.rand(1), random.random()
+    cut = run_experiment(exp, tmp_path / "cut" / "p", device)
     assert random_numbers() == expected
     assert_same(whole, cut)
 

@@ -48,8 +48,9 @@ def ways(exp: Experiment, device: torch.device) -> list[Way]:
         if getattr(ours.execution, field):
             without[f"without {name}"] = {"execution": replace(ours.execution, **{field: False})}
     if on_gpu:
-        without["without bfloat16"] = {"amp": False}
-    with_workers = Way("conventional", False, vector=False, evaluate_once=False, side_by_side=False)
+        without |= {"without bfloat16": {"amp": False}, "without determinism": {"deterministic": False}}
+    conventional = {"resident": False, "vector": False, "evaluate_once": False, "side_by_side": False}
+    with_workers = Way("conventional", **conventional, deterministic=False)
     without_workers = replace(with_workers, name="conventional, no workers", loader_workers=0)
     variants = [replace(ours, name=name, **fields) for name, fields in without.items()]
     return [with_workers, without_workers, ours, *variants]

@@ -45,6 +45,7 @@ class Way:
     vector: bool = True  # one vector of parameters with a mask; else layers and torch.nn.utils.prune
     evaluate_once: bool = True  # after a level; else the test set after every epoch
     side_by_side: bool = True  # an experiment a core, or more than one on a GPU; else one, which has all cores
+    deterministic: bool = True  # the same bits every time, also on a GPU; else as torch has it by default
     amp: bool = False
     execution: Execution = NOTHING
 
@@ -101,7 +102,7 @@ def _measure(row: Row, device: str, meeting: Meeting, seed: int) -> Timing:
     where, exp = torch.device(device), row.exp.model_copy(update={"amp": row.way.amp})
     prepare(where)
     torch.set_num_threads(1 if row.way.side_by_side else cpu_count())
-    if not row.way.vector and not row.way.resident:  # torch's own defaults, which the field's scripts leave alone
+    if not row.way.deterministic:
         torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = True, False
         torch.use_deterministic_algorithms(False)
     data = load(exp, where)

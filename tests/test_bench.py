@@ -1,3 +1,5 @@
+from dataclasses import fields
+
 import pandas as pd
 import pytest
 import torch
@@ -56,6 +58,17 @@ def test_every_row_stands_beside_the_conventional_way_of_its_own(table, small):
     assert set(table.loc[alone, "kwh_per_epoch"]) == {1.0}
     assert set(table.loc[~alone, "kwh_per_epoch"]) == {0.5}
     assert table["kg_per_kwh"].tolist() == pytest.approx([0.1] * len(table))
+
+
+def test_on_a_gpu_every_ingredient_is_removed_in_turn(small):
+    conventional, *_, ours = bench.ways(small(), torch.device("cuda"))[:3]
+    switches = {field.name for field in fields(timing.Way)} - {"name", "loader_workers", "execution"}
+    assert not any(getattr(conventional, switch) for switch in switches)
+    assert all(getattr(ours, switch) for switch in switches)
+    variants = bench.ways(small(), torch.device("cuda"))[3:]
+    differ = [[f.name for f in fields(way) if getattr(way, f.name) != getattr(ours, f.name)] for way in variants]
+    assert sorted(only for _, only in differ) == sorted([*switches, "execution", "execution", "execution"])
+    assert len({way.execution for way in variants}) == 4  # all of it, and three times all but one
 
 
 def test_a_plan_is_the_flops_at_the_speed_of_the_bench(table, small, student):

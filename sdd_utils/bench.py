@@ -1,6 +1,6 @@
 """How fast we train beside the conventional way, and what each ingredient is worth: ``make bench``.
 
-All rows of a table are measured in one run on one machine, in turn, so that their ratios mean something.
+All rows of an architecture are measured in one run on one machine, in turn, so that their ratios mean something.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ from sdd_utils.results import device_name
 from sdd_utils.timing import Meeting, Row, Timing, Way, matrix_rate, measure
 from sdd_utils.workers import local_workers
 
-ROUNDS = 3
-"""Every row is measured so often, the rows in turn, and its median taken."""
-
 
 def ways(exp: Experiment, device: torch.device) -> list[Way]:
-    """The conventional way, ours, and ours with one ingredient removed in turn."""
+    """The conventional way, ours, and ours with one ingredient removed in turn, and what cannot be had without it."""
     on_gpu = device.type == "cuda"
     execution = Execution.of(device)
     if not on_gpu and exp.facts.image_shape[1] < 32:
         execution = replace(execution, channels_last=False)  # it changes nothing there
     ours = Way("ours", amp=on_gpu, execution=execution)
+    uncaptured = replace(execution, graph=False)
+    images, vector = "resident images", "one vector"
+    if on_gpu:
+        images, vector = f"{images} and CUDA graph", f"{vector}, compiling and CUDA graph"
     without = {
-        "without resident images": {"resident": False},
-        "without one vector": {"vector": False},
+        f"without {images}": {"resident": False, "execution": uncaptured},
+        f"without {vector}": {"vector": False, "execution": replace(uncaptured, compiled=False)},
         "without evaluating once a level": {"evaluate_once": False},
         "without experiments side by side": {"side_by_side": False},
     }
@@ -87,15 +88,12 @@ def sparse_level(exp: Experiment) -> int:
     return round(math.log(0.01, 1 - exp.prune_share))
 
 
-def bench(
-    experiments: list[Experiment], device: str, side_by_side: int | None = None, rounds: int = ROUNDS
-) -> pd.DataFrame:
+def bench(experiments: list[Experiment], device: str, side_by_side: int | None, rounds: int) -> pd.DataFrame:
     """The table of ``make bench``, one row a (architecture, method, level, path), where a path is a way to train.
 
-    ``times_conventional`` compares with the faster of the conventional ways, with DataLoader workers or without.
-
-    ``side_by_side`` is how many experiments train at a time where that is an ingredient: by default one for each core,
-    or two on a GPU.
+    Every row is measured in each of the ``rounds``, the rows in turn, and its median taken. ``times_conventional``
+    compares with the faster of the conventional ways, with DataLoader workers or without. ``side_by_side`` is how many
+    experiments train at a time where that is an ingredient: by default one for each core, or two on a GPU.
     """
     at_once = side_by_side or (2 if torch.device(device).type == "cuda" else cpu_count())
     todo, measured = rows(experiments, torch.device(device)), {}

@@ -181,7 +181,10 @@ def bench_command(profile: str, arch: tuple[str, ...], device: str, side_by_side
 
     table = bench(chosen(reproduce.experiments_of(profile), arch), device, side_by_side, rounds)
     path = REFERENCE / "bench" / file_name(table["device"].iat[0])
-    others = [read_csv(path).query("arch not in @arch")] if arch and path.exists() else []
+    others = []
+    if arch and path.exists():
+        before = read_csv(path)
+        others = [before[~before["arch"].isin(arch) & before["dataset"].isin(table["dataset"])]]
     write_csv(path, pd.concat([*others, table]))
     shown = ["arch", "method", "level", "path", "seconds_per_epoch", "images_per_second", "tflops"]
     shown += ["share_of_matrix_rate", "hours_per_curve", "times_conventional"]

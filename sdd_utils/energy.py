@@ -68,6 +68,9 @@ class EnergyMeter:
 
     def _read(self) -> dict:
         record = vars(self.tracker.stop_task())
+        if self.device != "cpu" and not record["gpu_energy"]:
+            self.source = "not measured: GPU"
+            return None
         counted = any(name in str(part) for part in self.tracker._hardware for name in COUNTERS)
         total = own = record["energy_consumed"]
         own -= record["gpu_energy"] * (1 - 1 / self.on_one_gpu)

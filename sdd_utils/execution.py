@@ -53,10 +53,6 @@ def channels_last(images: Tensor) -> Tensor:
 @cache
 def _compiled() -> Callable[[nn.Module, Tensor], Tensor]:
     """A function of the model: compiled once for all networks of a shape, so once a sweep and not once a level."""
-    # A sweep has more shapes (architecture × classes × student or teacher) than the eight that torch compiles by
-    # default, after which it would run the others as they are and say so in a log alone.
-    torch._dynamo.config.recompile_limit = 64
-    torch._dynamo.config.fail_on_recompile_limit_hit = True
     return torch.compile(lambda model, images: model(images), dynamic=False)
 
 
@@ -95,12 +91,22 @@ class CapturedStep:
         return self.loss
 
 
+def allow_many_shapes() -> None:
+    """Have this thread compile as many shapes (architecture × classes × student or teacher) as a sweep may have.
+
+    By default torch compiles eight, runs the others as they are, and says so in a log alone.
+    """
+    torch._dynamo.config.recompile_limit = 64
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+
+
 def prepare(device: torch.device) -> None:
     """Set up this process for training on ``device``, such that the same run gives the same bits again."""
     torch.set_num_threads(1)  # the cores are for other experiments, and sums come out the same wherever this one runs
     torch.set_flush_denormal(True)  # decayed weights become denormal numbers, which a CPU multiplies very slowly
     if device.type == "cuda":
         torch.cuda.set_device(device.index or 0)
+        allow_many_shapes()
         # Inductor then chooses how to sum by a rule, and not by the clock, which says something else next time;
         # attention is not cuDNN's; and what would sum in no fixed order raises.
         torch.use_deterministic_algorithms(True)

@@ -113,7 +113,7 @@ class Sitting:
     def __init__(self, history: History, epochs: int, device: str, until: Until, lock: SoftFileLease):
         self.history, self.until, self.lock = history, until, lock
         self.meter = energy_meter(device)
-        self.epoch_seconds = history.rows[-1]["seconds"] / epochs if history.rows else 0.0  # the last one's
+        self.epoch_seconds = history.rows[-1]["seconds"] / epochs if history.rows else 0.0  # what to expect of the next
 
     def begin(self) -> None:
         """Start the clock, unless there is no time to go on. Raises Stopped."""
@@ -129,12 +129,9 @@ class Sitting:
 
     def must_save(self) -> bool:
         """To be asked at the end of each epoch: is the state to be saved now?"""
-        self._end_epoch()
-        return self.late or time.perf_counter() - self.began > SAVE_SECONDS
-
-    def _end_epoch(self) -> None:
         now = time.perf_counter()
         self.epoch_seconds, self.epoch_began = now - self.epoch_began, now
+        return self.late or time.perf_counter() - self.began > SAVE_SECONDS
 
     def end(self) -> None:
         """Stop the clock and enter what it shows, with codecarbon's record, into the history.
@@ -142,9 +139,10 @@ class Sitting:
         What comes next is a save, so it raises Busy when the run is no longer this process's.
         """
         hold(self.lock)
-        self._end_epoch()
         record = self.meter.stop()
-        seconds = time.perf_counter() - self.began
+        now = time.perf_counter()
+        seconds, last = now - self.began, now - self.epoch_began  # last: a level's last epoch has not been asked about
+        self.epoch_seconds = max(self.epoch_seconds, last)
         self.history.sittings.append({"level": self.history.levels, "seconds": seconds, **record})
 
 
@@ -212,7 +210,7 @@ def new_network(exp: Experiment, data: Data, draw: int = 0) -> SparseNetwork:
 
 
 def compile_ahead(exp: Experiment, data: Data, teacher: SparseNetwork | None) -> None:
-    """On a GPU, take a step with a spare network, so that no level is charged for what is compiled once a sweep."""
+    """On a GPU, take a step with a spare network, so that no level is charged for what is compiled once a process."""
     execution = Execution.of(data.train.images.device)
     if execution.compiled:
         spare = new_network(exp, data)

@@ -83,17 +83,12 @@ def build_model(exp: Experiment, draw: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(exp.seed, "init", draw))
         if exp.arch == "mlp":
-            model = MLP(channels * height * width, exp.width, classes)
-        elif exp.arch == "resnet18":
-            model = ResNet18(channels, exp.width, classes)
-        elif exp.arch == "vgg_like":
-            model = VGGLike(channels, exp.width, classes)
-        else:
-            model = _vision_transformer(exp)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.num_batches_tracked = None  # nobody reads it, and counting is a kernel a layer at every step
-    return model
+            return MLP(channels * height * width, exp.width, classes)
+        if exp.arch == "resnet18":
+            return ResNet18(channels, exp.width, classes)
+        if exp.arch == "vgg_like":
+            return VGGLike(channels, exp.width, classes)
+        return _vision_transformer(exp)
 
 
 def _vision_transformer(exp: Experiment) -> nn.Module:

@@ -30,6 +30,10 @@ class SparseNetwork:
         for p, piece in zip(self.parameters, values, strict=True):
             p.data = piece.view_as(p)
 
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.num_batches_tracked = None  # nobody reads it, and counting is a kernel a layer at every step
+
         self.sizes = [p.numel() for p in prunable]
         self.mask = torch.ones(sum(self.sizes), device=self.vector.device)
 

@@ -17,7 +17,7 @@ from sdd_utils import conventional
 from sdd_utils.config import Experiment
 from sdd_utils.data import Batch, Data, Split, augmented, batches, load, pad
 from sdd_utils.energy import energy_meter
-from sdd_utils.execution import Execution, prepare
+from sdd_utils.execution import Execution, channels_last, prepare
 from sdd_utils.experiment import measure_level, new_network
 from sdd_utils.pruning import SparseNetwork
 from sdd_utils.seeding import generator
@@ -37,7 +37,10 @@ NOTHING = Execution()
 
 @dataclass(frozen=True)
 class Way:
-    """One way to train. The fields are the ingredients; with all of them off it is the conventional way."""
+    """One way to train. The fields are the ingredients; with all of them off it is the conventional way.
+
+    A step on images that come from a DataLoader is not captured, and one on layers with torch's masks not compiled.
+    """
 
     name: str
     resident: bool = True  # images as one tensor on the device; else PIL images from a DataLoader
@@ -164,7 +167,10 @@ def _epochs(row: Row, exp: Experiment, net: SparseNetwork, teacher: SparseNetwor
     def step(given: tuple[Tensor, Tensor]) -> Tensor:
         if way.vector:
             return learn(net, optimizer, *given, exp, teacher, way.execution)
-        return conventional.step(model, optimizer, *given, exp, teacher and teacher.model)
+        images, labels = given
+        images = channels_last(images) if way.execution.channels_last else images
+        with torch.autocast(device.type, torch.bfloat16, enabled=way.amp):
+            return conventional.step(model, optimizer, images, labels, exp, teacher and teacher.model)
 
     if way.resident and way.vector:
         step = training_step(net, data, exp, teacher, optimizer, way.execution)  # takes a Batch

@@ -190,7 +190,8 @@ def test_signals_stop_at_the_end_of_an_epoch(home, command, monkeypatch, number,
     def signalled(*args):
         if args[3] == 1:
             os.kill(os.getpid(), getattr(signal, number))
-            while flags():  # Python runs the handler in the main thread, when that gets its turn
+            asked = time.monotonic()
+            while flags() and time.monotonic() - asked < 60:  # Python calls the handler in the main thread, at its turn
                 time.sleep(0.01)
         train(*args)
 

@@ -37,6 +37,7 @@ def codecarbon(monkeypatch, hardware=("CPU(Cpu Load)",), gpus=0, fails_in=None, 
             self.call("stop_task")
             return a_record(gpus)
 
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     module = ModuleType("codecarbon")
     if fails_in != "import":
         module.OfflineEmissionsTracker = Tracker
@@ -97,14 +98,18 @@ SOURCES = [
 @pytest.mark.parametrize(("hardware", "gpus", "source"), SOURCES)
 def test_the_source_says_what_was_measured(monkeypatch, hardware, gpus, source):
     codecarbon(monkeypatch, hardware, gpus)
-    assert read(EnergyMeter())["energy_source"] == source
+    assert read(EnergyMeter("cuda" if gpus else "cpu"))["energy_source"] == source
 
 
-@pytest.mark.parametrize(("device", "gpus"), [("cpu", []), ("cuda", ["3"]), ("cuda:1", ["GPU-5a"])])
+@pytest.mark.parametrize(("device", "gpus"), [("cpu", []), ("cuda", ["3"]), ("cuda:1", ["5"])])
 def test_of_many_gpus_only_the_one_that_trains_is_read(monkeypatch, device, gpus):
     codecarbon(monkeypatch)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5a")
     assert EnergyMeter(device).tracker.settings["gpu_ids"] == gpus
+
+
+def test_a_run_on_a_gpu_that_cannot_be_read_has_no_energy(monkeypatch):
+    codecarbon(monkeypatch, gpus=0)
+    assert read(EnergyMeter("cuda")) == {"energy_source": "not measured: GPU"}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +118,7 @@ def test_of_many_gpus_only_the_one_that_trains_is_read(monkeypatch, device, gpus
 def test_counters_of_whole_devices_are_shared_among_experiments(monkeypatch, cpu, own):
     """codecarbon charges this process with its own share of the processor only where it estimates."""
     codecarbon(monkeypatch, (cpu,), gpus=1)
-    record = read(EnergyMeter(at_a_time=6, on_one_gpu=2))
+    record = read(EnergyMeter("cuda", at_a_time=6, on_one_gpu=2))
     assert record["energy_consumed"] == pytest.approx(own)
     assert record["emissions"] == pytest.approx(own / 10)
 

@@ -1,6 +1,8 @@
 import json
 import random
 import socket
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,9 +13,11 @@ from safetensors.torch import load_file
 
 from sdd_utils import checkpoints, energy, experiment, training
 from sdd_utils.analysis import select_level
-from sdd_utils.errors import TeacherMissing
+from sdd_utils.errors import Stopped, TeacherMissing
 from sdd_utils.experiment import finished, run_experiment
+from sdd_utils.locks import claimed
 from sdd_utils.results import LEVEL_COLUMNS, MEASURED_ON_THE_CLOCK
+from sdd_utils.stopping import Until
 
 
 def rows(run):
@@ -111,6 +115,19 @@ def test_a_state_within_a_level_is_used(small, tmp_path, monkeypatch):
     run = run_experiment(exp, tmp_path)
     assert len(seen) == 1
     assert len(pd.read_csv(run / "emissions.csv")) == 4  # three that were saved, and the last
+
+
+def test_no_epoch_is_begun_that_would_end_after_the_deadline(tmp_path, monkeypatch):
+    meter = SimpleNamespace(start=lambda name: None, stop=dict)
+    monkeypatch.setattr(experiment, "energy_meter", lambda device: meter)
+    with claimed(tmp_path / "run") as lock:
+        sitting = experiment.Sitting(checkpoints.History(), 9, "cpu", Until(time.time() + 0.4), lock)
+        sitting.begin()
+        time.sleep(0.2)
+        assert sitting.must_save()
+        sitting.end()
+        with pytest.raises(Stopped):
+            sitting.begin()
 
 
 def test_a_kill_between_the_checkpoint_and_the_table_loses_no_row(small, tmp_path, monkeypatch):

@@ -23,8 +23,8 @@ from sdd_utils.errors import ConfigError
 from sdd_utils.execution import Execution
 from sdd_utils.flops import dense_flops
 from sdd_utils.results import device_name
-from sdd_utils.timing import Meeting, Row, Timing, Way, matrix_rate, measure
-from sdd_utils.workers import local_workers
+from sdd_utils.timing import Row, Timing, Way, matrix_rate, measure
+from sdd_utils.workers import Meeting, local_workers
 
 
 def ways(exp: Experiment, device: torch.device) -> list[Way]:

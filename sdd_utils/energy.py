@@ -66,7 +66,7 @@ class EnergyMeter:
         record = self._try(self._read) if self.tracker else None
         return record or {"energy_source": self.source}
 
-    def _read(self) -> dict:
+    def _read(self) -> dict | None:
         record = vars(self.tracker.stop_task())
         if self.device != "cpu" and not record["gpu_energy"]:
             self.source = "not measured: GPU"

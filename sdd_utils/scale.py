@@ -104,10 +104,8 @@ def meeting(number: int) -> Callable:
     """Wait for the others, so that no worker does the work of one that is still starting."""
 
     def meet(exp, folder, device, until):
-        import time
+        from sdd_utils.workers import Meeting
 
-        (folder / f"{exp.run_id}.here").touch()
-        while len(list(folder.glob("*.here"))) < number:
-            time.sleep(0.1)
+        Meeting(folder, number).wait("here-", every=0.1)  # there can be many of them, and few cores
 
     return meet

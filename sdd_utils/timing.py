@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from loky import cpu_count
@@ -22,6 +20,7 @@ from sdd_utils.experiment import measure_level, new_network
 from sdd_utils.pruning import SparseNetwork
 from sdd_utils.seeding import generator
 from sdd_utils.training import learn, make_optimizer, training_step
+from sdd_utils.workers import Meeting
 
 SECONDS = 1.0
 """A measurement lasts as many epochs as fit into so much time, at least one, after a warm-up."""
@@ -75,22 +74,6 @@ class Timing:
     kg_per_kwh: float | None
 
 
-@dataclass(frozen=True)
-class Meeting:
-    """Where the experiments that train at a time wait for each other, so that they are timed together."""
-
-    folder: Path
-    number: int
-
-    def arrive(self, at: str) -> None:
-        """Say that one has come so far."""
-        (self.folder / f"{at}{secrets.token_hex(8)}").touch()
-
-    def all_are(self, at: str) -> bool:
-        """Whether everyone has."""
-        return len(list(self.folder.glob(f"{at}*"))) >= self.number
-
-
 def measure(row: Row, device: str, meeting: Meeting, seed: int) -> Timing:
     """Train some epochs and time them, while the others of the ``meeting`` train as well."""
     try:
@@ -118,9 +101,7 @@ def _measure(row: Row, device: str, meeting: Meeting, seed: int) -> Timing:
     meter.at_a_time = meter.on_one_gpu = meeting.number
     meter.start("warm-up")  # the first start finds out what there is to read
     meter.stop()
-    meeting.arrive(READY)
-    while not meeting.all_are(READY):
-        time.sleep(0.001)
+    meeting.wait(READY)
     started = time.perf_counter()
     meter.start("bench")
     begin, count = time.perf_counter(), 0
@@ -164,16 +145,13 @@ def _epochs(row: Row, exp: Experiment, net: SparseNetwork, teacher: SparseNetwor
                 images = data.train.normalise(augmented(padded, batch, exp.crop_padding))
                 yield images, data.train.labels[batch.index]
 
-    def step(given: tuple[Tensor, Tensor]) -> Tensor:
+    def on_images(given: tuple[Tensor, Tensor]) -> Tensor:
         if way.vector:
             return learn(net, optimizer, *given, exp, teacher, way.execution)
         images, labels = given
         images = channels_last(images) if way.execution.channels_last else images
         with torch.autocast(device.type, torch.bfloat16, enabled=way.amp):
             return conventional.step(model, optimizer, images, labels, exp, teacher and teacher.model)
-
-    if way.resident and way.vector:
-        step = training_step(net, data, exp, teacher, optimizer, way.execution)  # takes a Batch
 
     def loaders(train: Split, test: Split) -> tuple[DataLoader | None, DataLoader | None]:
         train_loader = None if way.resident else conventional.loader(train, exp, True, way.loader_workers)
@@ -190,6 +168,8 @@ def _epochs(row: Row, exp: Experiment, net: SparseNetwork, teacher: SparseNetwor
             conventional.evaluate(model, test_loader, device)
         total.item()  # waits for the device
 
+    on_batch = way.resident and way.vector
+    step = training_step(net, data, exp, teacher, optimizer, way.execution) if on_batch else on_images
     short = [warm_up_of(split, exp.batch_size) for split in (data.train, data.test)]
     of_warm_up, of_epochs = loaders(*short), loaders(data.train, data.test)
     yield epoch(short[0], *of_warm_up)

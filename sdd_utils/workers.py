@@ -1,11 +1,14 @@
 """Worker processes on this machine: they start beside the sweep, stop with it, and know its signals."""
 
 import os
+import secrets
 import signal
 import threading
 import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import resource_tracker as tracker_of_python
+from pathlib import Path
 from typing import Protocol
 
 from loky import ProcessPoolExecutor, cpu_count, get_reusable_executor
@@ -71,6 +74,28 @@ class Threads(ThreadPoolExecutor):
     def stop(self) -> None:
         """Wait for the threads."""
         self.shutdown()
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """A folder in which experiments that train at a time wait for each other, so that they are timed together."""
+
+    folder: Path
+    number: int
+
+    def arrive(self, at: str) -> None:
+        """Say that one has come so far."""
+        (self.folder / f"{at}{secrets.token_hex(8)}").touch()
+
+    def all_are(self, at: str) -> bool:
+        """Whether everyone has."""
+        return len(list(self.folder.glob(f"{at}*"))) >= self.number
+
+    def wait(self, at: str, every: float = 0.001) -> None:
+        """Arrive, and wait for the others, looking for them ``every`` so many seconds."""
+        self.arrive(at)
+        while not self.all_are(at):
+            time.sleep(every)
 
 
 def local_workers(workers: int | None = None, device: str = "cpu", gpu_share: float | None = None) -> LocalWorkers:

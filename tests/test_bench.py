@@ -10,7 +10,7 @@ from sdd_utils.files import read_csv, write_csv
 from sdd_utils.flops import dense_flops, flop_count
 from sdd_utils.plan import plan
 from sdd_utils.results import file_name
-from sdd_utils.workers import Threads
+from sdd_utils.workers import Meeting, Threads
 
 
 class Meter:
@@ -137,7 +137,7 @@ def test_experiments_at_a_time_are_timed_together_and_one_that_fails_holds_nobod
     row = next(row for row in bench.rows([small()], torch.device("cpu")) if row.way.name == "ours")
     monkeypatch.setattr(timing, "SECONDS", 0.0)
     monkeypatch.setattr(timing, "energy_meter", lambda device: Meter())
-    meeting, hands = timing.Meeting(tmp_path, 2), Threads(2)
+    meeting, hands = Meeting(tmp_path, 2), Threads(2)
     first = hands.submit(timing.measure, row, "cpu", meeting, 0)
     with pytest.raises(TimeoutError):
         first.result(timeout=1)  # it is ready, and alone

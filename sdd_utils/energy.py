@@ -68,7 +68,7 @@ class EnergyMeter:
 
     def _read(self) -> dict | None:
         record = vars(self.tracker.stop_task())
-        if self.device != "cpu" and not record["gpu_energy"]:
+        if not self.device.startswith("cpu") and not record["gpu_energy"]:
             self.source = "not measured: GPU"
             return None
         counted = any(name in str(part) for part in self.tracker._hardware for name in COUNTERS)

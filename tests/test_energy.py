@@ -98,7 +98,7 @@ SOURCES = [
 @pytest.mark.parametrize(("hardware", "gpus", "source"), SOURCES)
 def test_the_source_says_what_was_measured(monkeypatch, hardware, gpus, source):
     codecarbon(monkeypatch, hardware, gpus)
-    assert read(EnergyMeter("cuda" if gpus else "cpu"))["energy_source"] == source
+    assert read(EnergyMeter("cuda" if gpus else "cpu:0"))["energy_source"] == source
 
 
 @pytest.mark.parametrize(("device", "gpus"), [("cpu", []), ("cuda", ["3"]), ("cuda:1", ["5"])])

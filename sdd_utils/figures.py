@@ -156,9 +156,12 @@ def frontier(levels: pd.DataFrame, remaining: float = 10.0) -> Figure:
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         ax.xaxis.set_minor_formatter(NullFormatter())
-        ax.legend(loc="lower left", fontsize=6, handletextpad=0)
     for line in axes:
         line[0].set_ylabel("test accuracy (%)")
+    ways = {way: dots for ax in axes.flat for dots, way in zip(*ax.get_legend_handles_labels(), strict=True)}
+    order = [way for way in PIPELINES.values() if way in ways]
+    # Outside: dots may lie anywhere in a panel.
+    fig.legend([ways[way] for way in order], order, loc="outside lower center", ncols=4, fontsize=7, handletextpad=0)
     return fig
 
 

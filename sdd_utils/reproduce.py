@@ -117,12 +117,13 @@ def execute_notebooks(name: str, runs: Path = RUNS, workers: int | None = None) 
     for dataset, source in product(profile.datasets or [""], chosen):
         out = runs / name / "notebooks" / dataset / source.name
         out.parent.mkdir(parents=True, exist_ok=True)
-        futures.append(executor.submit(_execute, source, out, parameters | {"dataset": dataset}))
+        futures.append(executor.submit(execute_notebook, source, out, parameters | {"dataset": dataset}))
     for future in tqdm(as_completed(futures), total=len(futures), desc="notebooks", bar_format=BAR):
         future.result()
 
 
-def _execute(source: Path, out: Path, parameters: dict) -> None:
+def execute_notebook(source: Path, out: Path, parameters: dict) -> None:
+    """Execute ``source`` into ``out``. Raises papermill's PapermillExecutionError with the cell that failed."""
     import papermill
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of every key that a notebook ignores

@@ -3,7 +3,7 @@
 import nbformat
 import pytest
 
-from sdd_utils.reproduce import NOTEBOOKS
+from sdd_utils.reproduce import NOTEBOOKS, TUNING, execute_notebook
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
 
@@ -32,3 +32,8 @@ def test_a_notebook_ends_with_its_answer_and_was_executed(cells):
     assert cells[-1].cell_type == "markdown"
     assert cells[-1].source.startswith("## Answer")
     assert all(cell.execution_count for cell in cells if cell.cell_type == "code")
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS if path.name not in TUNING], ids=lambda path: path.stem)
+def test_it_runs_where_accuracies_are_a_third_of_the_digits(path, tmp_path):
+    execute_notebook(path, tmp_path / path.name, {"profile": "cifar10-small", "results": "reference"})

@@ -1,5 +1,6 @@
 """Profiles: which experiments to run, as data (``notebooks/profiles/<name>.yaml``)."""
 
+from collections import Counter
 from itertools import product
 from pathlib import Path
 from typing import Literal, Self
@@ -63,6 +64,9 @@ class Profile(Settings):
     base: dict  # fields of Experiment common to all
     datasets: dict[str, Dataset] | None = None  # when there are several; one alone is in base
     architectures: dict[str, Architecture]
+    selection: Literal["validation", "test"] = (
+        "validation"  # what picks the sparse teachers; test is the usual cheating
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -97,6 +101,11 @@ class Profile(Settings):
             if exp.run_id in seen:
                 raise ConfigError(f"{self.profile}: {exp.run_id} is described twice")
             seen[exp.run_id] = exp
+        students = Counter((e.dataset, e.arch, e.seed, e.noise_rate, e.teacher.rule) for e in found if e.teacher)
+        if not self.tunes and (twice := [key for key, number in students.items() if number > 1]):
+            _, arch, _, rate, rule = twice[0]
+            what = f"the {rule} teacher at ε = {rate:g} has two kinds of students; give one a profile of its own"
+            raise ConfigError(f"{self.profile}: architectures.{arch}.distillation: {what}")
         return found
 
     def _curves(self, arch: str, dataset: str | None) -> list[Experiment]:
@@ -122,7 +131,9 @@ class Profile(Settings):
                 for rate, rule, temperature, alpha in grid:
                     differs = d.undertrained if rule == "undertrained" else {}
                     teacher = {"rule": rule, "experiment": experiment(seed, rate, d.teacher_arch or arch, **differs)}
-                    found.append(experiment(seed, rate, teacher=teacher, temperature=temperature, alpha=alpha))
+                    loss = {"temperature": temperature, "alpha": alpha}
+                    picked = {"selection": self.selection} if rule == "sparse" else {}
+                    found.append(experiment(seed, rate, teacher=teacher, **loss, **picked))
         return found
 
 

@@ -133,6 +133,11 @@ GRID = [
     (profile(distillation=STUDENTS | {"alphas": [2]}), "alpha: input should be less than or equal to 1 (got 2.0)"),
     (profile(distillation=STUDENTS | {"temperatures": [0]}), "temperature: input should be greater than 0 (got 0.0)"),
     (
+        profile(distillation=[STUDENTS, STUDENTS | {"temperatures": [2]}]),
+        "mine: architectures.mlp.distillation: the dense teacher at ε = 0.3 has two kinds of students",
+    ),
+    (profile() | {"selection": "train"}, "selection: input should be 'validation' or 'test' (got 'train')"),
+    (
         profile(settings=MLP | {"levels": 0}, distillation=SPARSE),
         "sparse needs a teacher exp",
     ),

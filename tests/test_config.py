@@ -176,6 +176,13 @@ def test_an_experiment_that_is_described_twice_is_refused():
         profile.model_copy(update={"architectures": {"mlp": mlp}}).experiments()
 
 
+def test_a_profile_may_pick_its_sparse_teachers_on_the_test_set():
+    usual, by_test = (load_profile("smoke").model_copy(update={"selection": s}) for s in ("validation", "test"))
+    changed = [exp for exp in by_test.experiments() if exp.run_id not in {e.run_id for e in usual.experiments()}]
+    assert {(exp.selection, exp.teacher.rule) for exp in changed} == {("test", "sparse")}
+    assert len(changed) == sum(exp.teacher is not None and exp.teacher.rule == "sparse" for exp in usual.experiments())
+
+
 def test_several_datasets_give_every_curve_once_for_each():
     found = load_profile("paper").experiments()
     by_dataset = {name: [exp for exp in found if exp.dataset == name] for name in ("cifar10", "cifar100", "cifar100n")}

@@ -84,7 +84,7 @@ class Dip:
     """What a pruning curve does, over seeds.
 
     ``depth`` (light − bottom) and ``rebound`` (sweet − bottom) are in accuracy points, ``depths`` and ``rebounds`` by
-    seed. ``phases`` maps each phase to its first and last level on the mean curve.
+    seed. ``phases`` maps each phase to its first and last level on the mean curve; without a dip they leave a gap.
     """
 
     depth: Estimate
@@ -118,6 +118,9 @@ def measure_dip(curves: np.ndarray) -> Dip:
     found on: for each seed the three levels come from the *other* seeds (``held_out_valleys``), and the differences
     from this seed at those levels. On a monotone curve, however noisy, they are 0 or negative on average. With a
     single seed there is no such guard, and no interval.
+
+    The price is that a dip is measured a little too small where the seeds place it differently, and that what one seed
+    shows depends on the others: the 95 % interval holds the true rebound in about nine cases of ten (a test counts).
     """
     curves = np.atleast_2d(np.asarray(curves, dtype=float))
     depths, rebounds = np.zeros(len(curves)), np.zeros(len(curves))
@@ -136,13 +139,16 @@ def _phases(curve: np.ndarray, valley: Valley | None) -> dict[str, tuple[int, in
     """First and last level of each phase; each border is where the curve has gone half of the way.
 
     Light ends half-way down to the bottom, sweet begins half-way up again and ends where the curve falls below that
-    height for good. Without a dip there are a light and, if accuracy is lost by half of its range, a collapsed phase.
+    height for good. Without a dip that is sure, light ends before the curve is first NEGLIGIBLE points below its best,
+    collapsed begins where it falls below half of its range for good, and what lies between has no name.
     """
     last = len(curve) - 1
     if valley is None:
+        worse = np.append(curve < np.maximum.accumulate(curve) - NEGLIGIBLE / 100, True)
+        light_end = int(np.argmax(worse)) - 1
         half = (curve.max() + curve.min()) / 2
-        end = int(np.flatnonzero(curve >= half).max())
-        return {"light": (0, end)} | ({"collapsed": (end + 1, last)} if end < last else {})
+        collapse = max(int(np.flatnonzero(curve >= half).max()), light_end) + 1
+        return {"light": (0, light_end)} | ({"collapsed": (collapse, last)} if collapse <= last else {})
     bottom = curve[valley.bottom]
     down, up = (curve[valley.light] + bottom) / 2, (curve[valley.sweet] + bottom) / 2
     light_end = int(np.flatnonzero(curve[: valley.bottom] >= down).max())

@@ -17,7 +17,7 @@ from sdd_utils.analysis import Estimate, curves_of, measure_dip
 from sdd_utils.cost import COSTS, MEASURED, PIPELINES, front, spent
 from sdd_utils.curves import NAMES, penalised, penalties, select, student, taught_settings, vanilla, vanilla_settings
 from sdd_utils.profiles import load_profile
-from sdd_utils.results import WEIGHT_BIN, load_levels, load_weights, of_dataset
+from sdd_utils.results import WEIGHT_BIN, WEIGHT_BINS, load_levels, load_weights, of_dataset
 
 COLUMN = 3.5  # inches: one column of a two-column paper
 BLUE, ORANGE, GREEN, RED, PURPLE, *_ = sns.color_palette("colorblind")
@@ -168,8 +168,10 @@ def frontier(levels: pd.DataFrame, remaining: float = 10.0) -> Figure:
 def weights(histograms: pd.DataFrame, remaining: tuple[float, ...] = (50, 5, 1)) -> Figure:
     """Density of the surviving weights at the smallest and the largest λ, one row an architecture.
 
-    Columns are the levels whose share of remaining weights is closest to each of ``remaining`` (%).
+    Columns are the levels whose share of remaining weights is closest to each of ``remaining`` (%). Of several noise
+    rates the first is shown. The outermost bins, which hold all that lies beyond, count and are not drawn.
     """
+    limit = WEIGHT_BIN * WEIGHT_BINS / 2
     archs = [a for a in NAMES if histograms.query("arch == @a")["weight_decay"].nunique() > 1]
     if not archs:
         return _nothing()
@@ -184,9 +186,12 @@ def weights(histograms: pd.DataFrame, remaining: tuple[float, ...] = (50, 5, 1))
                 histogram = at[at["weight_decay"] == decay].sort_values("bin")
                 density = histogram["count"] / histogram["count"].sum() / WEIGHT_BIN
                 centre = histogram["bin"] + WEIGHT_BIN / 2
-                ax.bar(centre, density, WEIGHT_BIN, color=colour, alpha=0.6, lw=0, label=f"λ = {decay:g}")
-            ax.set_title(f"{NAMES[arch]}, {100 * (1 - at['sparsity'].iat[0]):.2g} % left", fontsize=8)
-            ax.set_xlim(-1.5, 1.5)
+                inner = centre.abs() < limit - WEIGHT_BIN
+                style = {"color": colour, "alpha": 0.6, "lw": 0, "label": f"λ = {decay:g}"}
+                ax.bar(centre[inner], density[inner], WEIGHT_BIN, **style)
+            left = 100 * (1 - at["sparsity"].iat[0])
+            ax.set_title(f"{setting_title(arch, at['noise_rate'].iat[0])}, {left:.2g} % left", fontsize=8)
+            ax.set_xlim(-limit, limit)
         row[0].legend(fontsize=6)
         row[0].set_ylabel("density")
     for ax in axes[-1]:

@@ -2,7 +2,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sdd_utils.analysis import Estimate, curves_of, find_valley, measure_dip, select_level, smooth, summarise
+from sdd_utils.analysis import (
+    NEGLIGIBLE,
+    Estimate,
+    curves_of,
+    find_valley,
+    measure_dip,
+    select_level,
+    smooth,
+    summarise,
+)
 
 LEVELS = 30
 
@@ -49,6 +58,14 @@ def test_a_curve_without_noise_and_without_a_dip_has_none(curve):
     assert "critical" not in dip.phases
 
 
+def test_what_has_fallen_is_not_called_light_where_the_dip_is_not_sure():
+    phases = measure_dip(one_dip()).phases  # of one seed nothing is sure
+    assert list(phases) == ["light", "collapsed"]
+    assert phases["light"][1] == pytest.approx(9, abs=1)  # 3 of the 15 points below its best
+    assert phases["collapsed"][0] == pytest.approx(26, abs=1)
+    assert measure_dip(np.stack([FLAT] * 3)).phases == {"light": (0, LEVELS - 1)}
+
+
 @pytest.mark.parametrize("curve", [MONOTONE, FLAT], ids=["monotone", "flat"])
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_noise_alone_is_not_called_double_descent(curve, seeds):
@@ -86,6 +103,16 @@ def test_the_interval_holds_the_mean_as_often_as_it_says_and_a_percentile_bootst
     indices = np.array(np.meshgrid(*[range(3)] * 3)).reshape(3, -1).T  # all 27 resamples of three seeds
     low, high = np.quantile(samples[:, indices].mean(axis=2), [0.025, 0.975], axis=1)
     assert np.mean((low <= 0) & (high >= 0)) < 0.8
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("sd", [0.01, 0.03])
+def test_the_interval_of_a_rebound_holds_it_in_about_nine_cases_of_ten(seeds, sd):
+    """At a rebound just too large to be called none, which is where it matters most."""
+    rng, true = np.random.default_rng(6), NEGLIGIBLE + 0.2
+    rebounds = [measure_dip(noisy(one_dip(0.15, true / 100), seeds, sd, rng)).rebound for _ in range(400)]
+    assert 0.86 < np.mean([r.low <= true <= r.high for r in rebounds]) < 0.96
+    assert np.mean([r.high < NEGLIGIBLE for r in rebounds]) < 0.09  # called none all the same
 
 
 def test_valley_of_short_and_monotone_curves_is_none():

@@ -21,6 +21,7 @@ from sdd_utils.curves import (
     vanilla_settings,
 )
 
+NOT_IN_THE_PAPER = "not in the paper"
 CLAIM_COLUMNS = ["claim", "statement", "paper", "measured", "ci_low", "ci_high", "n_seeds", "verdict", "evidence"]
 
 
@@ -44,12 +45,12 @@ def _claims_of_dataset(levels: pd.DataFrame, prefix: str) -> list[dict]:
         rows.append(occurs(where, plain))
         if len(penalties(levels, arch, rate)) > 1:
             best = penalised(levels, arch, rate, best_penalty(levels, arch, rate))
-            rows += [l2_smooths(where, plain, best), l2_avoids(where, best)]
+            rows += [l2_smooths(where, plain, best), l2_avoids(where, plain, best)]
         for teacher in ("sparse", "dense"):
             taught = student(levels, arch, rate, teacher)
             if len(taught):
                 rows += [rule(where, plain, taught) for rule in (distillation_avoids, distillation_gains)]
-                rows += distillation_costs_less(where, select(ends, [(arch, rate)]), teacher)
+                rows += distillation_costs_less(where, taught, select(ends, [(arch, rate)]))
                 if plain["noise_kind"].iat[0] == "human":
                     rows.append(human_noise_too(where, plain, taught))
     return rows
@@ -61,103 +62,123 @@ def occurs(where: str, plain: pd.DataFrame) -> dict:
     Holds if the 95 % intervals of the dip's depth and of the rebound both lie above 0 and the rebound is not below
     NEGLIGIBLE; fails if either interval lies below NEGLIGIBLE altogether; else inconclusive.
     """
-    dip = measure_dip(curves_of(plain))
-    small = min(dip.depth.high, dip.rebound.high) < NEGLIGIBLE
-    verdict = "holds" if dip.is_double_descent else "fails" if small else "inconclusive"
     statement = "accuracy falls and rises again as sparsity grows (rebound, points)"
-    paper = "yes" if plain["arch"].iat[0] in ("resnet18", "vit") else "not in the paper"
-    return _row("C1", where + statement, paper, dip.rebound, verdict, "01_baseline")
+    return _row(
+        "C1", where + statement, _paper(plain), measure_dip(curves_of(plain)).rebound, _dips(plain), "01_baseline"
+    )
 
 
 def l2_smooths(where: str, plain: pd.DataFrame, best: pd.DataFrame) -> dict:
     """**C2a**, a larger λ smooths the curve. Measured: rebound at the regular λ minus rebound at the best, by seed.
 
-    The best λ is the one, other than the regular, whose best pruned level has the highest validation accuracy. Holds
-    if the interval lies above 0, fails if it lies below, else inconclusive.
+    The best λ is the one, other than the regular, whose best pruned level has the highest validation accuracy. Not
+    applicable where C1 fails, since there is nothing to smooth. Holds if the interval lies above 0, fails if it lies
+    below, else inconclusive.
     """
     gain = Estimate.of(measure_dip(curves_of(plain)).rebounds - measure_dip(curves_of(best)).rebounds)
     verdict = "holds" if gain.low > 0 else "fails" if gain.high < 0 else "inconclusive"
     statement = "the best λ makes the rebound smaller than the regular λ does (by, points)"
-    return _row("C2a", where + statement, "yes", gain, verdict, f"02_l2_sweep, {_penalty(best)}")
+    return _row(
+        "C2a", where + statement, _paper(plain), gain, _if_any(plain, verdict), f"02_l2_sweep, {_penalty(best)}"
+    )
 
 
-def l2_avoids(where: str, best: pd.DataFrame) -> dict:
+def l2_avoids(where: str, plain: pd.DataFrame, best: pd.DataFrame) -> dict:
     """**C2b**, the best λ avoids the dip (of a ResNet-18: does not). Measured: the rebound at the best λ.
 
     Verdict as for C3, or, for a ResNet-18, the opposite of it.
     """
     rebound = measure_dip(curves_of(best)).rebound
-    verdict, does, paper = _avoided(rebound), "avoids", "not in the paper"
+    verdict, does = _avoided(plain, rebound), "avoids"
     if best["arch"].iat[0] == "resnet18":
         verdict, does = {"holds": "fails", "fails": "holds"}.get(verdict, verdict), "does not avoid"
-    if best["arch"].iat[0] in ("resnet18", "vit"):
-        paper = "yes"
     statement = f"the best λ {does} the dip (remaining rebound, points)"
-    return _row("C2b", where + statement, paper, rebound, verdict, f"02_l2_sweep, {_penalty(best)}")
+    return _row("C2b", where + statement, _paper(plain), rebound, verdict, f"02_l2_sweep, {_penalty(best)}")
 
 
 def distillation_avoids(where: str, plain: pd.DataFrame, taught: pd.DataFrame) -> dict:
     """**C3**, a distilled student avoids the dip. Measured: the rebound of the student's curve.
 
-    Holds if the 95 % interval lies below NEGLIGIBLE, fails if it lies above 0 and the rebound is not below NEGLIGIBLE,
-    else inconclusive. A student may still lose accuracy on the way down; a dip is what comes back.
+    Not applicable where C1 fails, since there is no dip to avoid. Holds if C1 does and the 95 % interval lies below
+    NEGLIGIBLE; fails if the interval lies above 0 and the rebound is not below NEGLIGIBLE; else inconclusive. A student
+    may still lose accuracy on the way down; a dip is what comes back.
     """
     rebound = measure_dip(curves_of(taught)).rebound
     statement = f"a student of the {_teacher(taught)} has no dip (remaining rebound, points)"
-    return _row("C3", where + statement, "yes", rebound, _avoided(rebound), "03_distillation")
+    return _row("C3", where + statement, _paper(plain), rebound, _avoided(plain, rebound), "03_distillation")
 
 
 def distillation_gains(where: str, plain: pd.DataFrame, taught: pd.DataFrame) -> dict:
     """**C4**, distillation gains 10 points or more at high sparsity. Measured: student − vanilla, at vanilla's lowest.
 
-    Where vanilla is lowest comes, for each seed, from the other seeds' mean (level 0 if they show no dip). Holds if
-    the 95 % interval lies at or above 10, fails if it lies below 10, else inconclusive.
+    Where vanilla is lowest comes, for each seed, from the other seeds' mean (level 0 if they show no dip). Not
+    applicable where C1 fails, since there is no such place. Holds if the 95 % interval lies at or above 10, fails if it
+    lies below 10, else inconclusive.
     """
     own, other = curves_of(plain), curves_of(taught)
     bottoms = [valley.bottom if valley else 0 for valley in held_out_valleys(own)]
     gain = Estimate.of([100 * (other[k, b] - own[k, b]) for k, b in enumerate(bottoms)])
     verdict = "holds" if gain.low >= 10 else "fails" if gain.high < 10 else "inconclusive"
     statement = f"the {_teacher(taught)}'s student gains 10 points or more at the bottom of the dip (points)"
-    return _row("C4", where + statement, "yes", gain, verdict, "03_distillation")
+    return _row("C4", where + statement, _paper(plain), gain, _if_any(plain, verdict), "03_distillation")
 
 
-def distillation_costs_less(where: str, ends: pd.DataFrame, teacher: str) -> list[dict]:
+def distillation_costs_less(where: str, taught: pd.DataFrame, ends: pd.DataFrame) -> list[dict]:
     """**C5**, distillation costs less: **C5a** FLOPs, **C5b** kg of CO₂eq. Measured: its cost as a share of vanilla's.
 
     Each way is charged until it is known what comes out of it. Vanilla has to be pruned to the end, since its curve may
-    come back after a drop; distillation, whose curve should not, stops at the first significant drop of validation
-    accuracy (two standard errors below the best so far), and is charged for its teacher: a dense network, or a vanilla
-    curve, all of it, to choose the sparse teacher from. Both then take the sparsest network within one standard error
-    of the best. FLOPs count pruned weights as if they were there.
+    come back after a drop. A student whose curve does not come back (its rebound's interval lies below NEGLIGIBLE) may
+    stop at the first significant drop of validation accuracy, two standard errors below the best so far; one whose
+    curve does has to be pruned to the end as well; where it is open which, the first drop is shown, and the verdict
+    given that both have in common. A student is charged for its teacher: a dense network, or a vanilla curve, all of
+    it, to choose the sparse teacher from. All take the sparsest network within one standard error of the best. FLOPs
+    count pruned weights as if they were there. The mean share is a geometric one, so that it does not matter which of
+    the two costs is divided by which.
 
     Holds if the 95 % interval lies below 1 and the network is not worse than vanilla's; fails if the interval lies
     above 1, or if it is worse; else inconclusive. Worse is less accurate on test without being smaller, or larger
     without being more accurate, each with its whole interval.
     """
-    by_seed = ends.set_index("seed").sort_index()
+    no_dip = _no_dip(measure_dip(curves_of(taught)).rebound)
+    rules = {"holds": ["first drop"], "fails": ["full sweep"]}.get(no_dip, ["first drop", "full sweep"])
+    by_seed, teacher = ends.set_index("seed").sort_index(), taught["teacher"].iat[0]
     plain = by_seed[(by_seed["pipeline"] == "vanilla") & (by_seed["rule"] == "full sweep")]
-    taught = by_seed[(by_seed["pipeline"] == teacher) & (by_seed["rule"] == "first drop")]
-    accuracy = Estimate.of(taught["test_acc"] - plain["test_acc"])
-    size = Estimate.of(np.log(taught["remaining_params"] / plain["remaining_params"]))
-    worse = (accuracy.high < 0 and not size.high < 0) or (size.low > 0 and not accuracy.low > 0)
+    students = by_seed[by_seed["pipeline"] == teacher]
     rows = []
     for claim, unit, cost in (("C5a", "FLOPs", "train_flops"), ("C5b", "kg CO₂eq", "emissions_kg")):
-        share = Estimate.of(taught[cost] / plain[cost])
-        verdict = "fails" if worse or share.low > 1 else "holds" if share.high < 1 else "inconclusive"
+        found = [_costs_less(students[students["rule"] == rule], plain, cost) for rule in rules]
+        share, verdicts = found[0][0], {verdict for _, verdict in found}
+        verdict = verdicts.pop() if len(verdicts) == 1 else "inconclusive"
         statement = f"{unit} of distilling from the {teacher} teacher, its cost included, as a share of vanilla's"
-        rows.append(_row(claim, where + statement, "less", share, verdict, "04_cost"))
+        paper = _paper(taught, "less")
+        rows.append(_row(claim, where + statement, paper, share, verdict, f"04_cost, {rules[0]}"))
     return rows
+
+
+def _costs_less(taught: pd.DataFrame, plain: pd.DataFrame, cost: str) -> tuple[Estimate, str]:
+    """The share of ``plain``'s cost, and the verdict; both tables have one row a seed."""
+    share = _geometric(taught[cost] / plain[cost])
+    accuracy = Estimate.of(taught["test_acc"] - plain["test_acc"])
+    size = _geometric(taught["remaining_params"] / plain["remaining_params"])
+    worse = (accuracy.high < 0 and not size.high < 1) or (size.low > 1 and not accuracy.low > 0)
+    return share, "fails" if worse or share.low > 1 else "holds" if share.high < 1 else "inconclusive"
+
+
+def _geometric(ratios: pd.Series) -> Estimate:
+    log = Estimate.of(np.log(ratios))
+    return Estimate(*np.exp([log.value, log.low, log.high]).tolist(), log.n)
 
 
 def human_noise_too(where: str, plain: pd.DataFrame, taught: pd.DataFrame) -> dict:
     """**C6**, the same holds where people gave the wrong labels. Measured: the rebound of the student's curve.
 
-    Verdict as for C3 where C1 holds; fails where C1 fails, since there is no dip to avoid; else inconclusive.
+    Verdict as for C3, but fails where C1 fails, since the dip is part of the claim.
     """
-    happens, rebound = occurs(where, plain)["verdict"], measure_dip(curves_of(taught)).rebound
-    verdict = _avoided(rebound) if happens == "holds" else happens
+    rebound = measure_dip(curves_of(taught)).rebound
+    verdict = "fails" if _dips(plain) == "fails" else _avoided(plain, rebound)
     statement = f"under human label noise too, a dip that a student of the {_teacher(taught)} has not (rebound, points)"
-    return _row("C6", where + statement, "yes", rebound, verdict, "03_distillation")
+    paper = _paper(plain) if plain["dataset"].iat[0] == "cifar100n" else NOT_IN_THE_PAPER
+    return _row("C6", where + statement, paper, rebound, verdict, "03_distillation")
 
 
 RULES = (
@@ -171,10 +192,33 @@ RULES = (
 )
 
 
-def _avoided(rebound: Estimate) -> str:
+def _dips(plain: pd.DataFrame) -> str:
+    """The verdict of C1."""
+    dip = measure_dip(curves_of(plain))
+    small = min(dip.depth.high, dip.rebound.high) < NEGLIGIBLE
+    return "holds" if dip.is_double_descent else "fails" if small else "inconclusive"
+
+
+def _if_any(plain: pd.DataFrame, verdict: str) -> str:
+    """A verdict about a dip, where there may be one."""
+    return "not applicable" if _dips(plain) == "fails" else verdict
+
+
+def _no_dip(rebound: Estimate) -> str:
     if rebound.high < NEGLIGIBLE:
         return "holds"
     return "fails" if rebound.low > 0 and rebound.value >= NEGLIGIBLE else "inconclusive"
+
+
+def _avoided(plain: pd.DataFrame, rebound: Estimate) -> str:
+    """Whether there is no dip any more, where ``plain`` has one."""
+    verdict = _if_any(plain, _no_dip(rebound))
+    return "inconclusive" if verdict == "holds" and _dips(plain) != "holds" else verdict
+
+
+def _paper(rows: pd.DataFrame, says: str = "yes") -> str:
+    """What the paper says of this architecture, if it does."""
+    return says if rows["arch"].iat[0] in ("resnet18", "vit") else NOT_IN_THE_PAPER
 
 
 def _penalty(rows: pd.DataFrame) -> str:

@@ -75,15 +75,18 @@ def best_penalty(levels: pd.DataFrame, arch: str, noise_rate: float) -> float:
     return max(others, key=best_level)
 
 
-def teachers(levels: pd.DataFrame) -> pd.DataFrame:
-    """The levels that teach, one row a (arch, noise_rate, seed, rule): which level, and how good it is."""
+def teachers(levels: pd.DataFrame, selection: str = "validation") -> pd.DataFrame:
+    """The levels that teach, one row a (arch, noise_rate, seed, rule): which level, and how good it is.
+
+    ``selection`` is the profile's: what picked the sparse teachers.
+    """
     rows = []
     taught = levels[levels["method"] == "kd"]
     settings = zip(taught["teacher_arch"], taught["noise_rate"], strict=True)
     plain = select(levels[levels["method"] == "vanilla"], settings)
     for (arch, rate, seed), curve in plain.groupby(["arch", "noise_rate", "seed"]):
         for rule in ("sparse", "dense"):
-            level = curve[curve["level"] == select_level(curve, rule)].iloc[0]
+            level = curve[curve["level"] == select_level(curve, rule, selection)].iloc[0]
             row = {"arch": arch, "noise_rate": rate, "seed": seed, "rule": rule}
             rows.append(row | level[["level", "sparsity", "test_acc", "memorised"]].to_dict())
     return pd.DataFrame(rows)

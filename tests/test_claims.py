@@ -27,6 +27,9 @@ def verdicts(*parts):
 
 VANILLA = rows(one_dip(0.2, 0.1))
 CURED = one_dip(0, 0)
+DISAGREEING = pd.concat(
+    [rows(one_dip(0.2, r), sd=0).query("seed == @seed") for seed, r in enumerate([0, 0.02, 0.15, 0.2])]
+)
 
 
 def test_a_story_as_the_paper_tells_it_holds_throughout():
@@ -62,20 +65,25 @@ def test_human_noise_gets_a_verdict_where_there_is_some():
 
 
 def test_a_story_that_contradicts_the_paper_fails():
-    again = rows(one_dip(0.2, 0.1), "kd", teacher="dense")
-    seen = verdicts(rows(CURED), rows(one_dip(0.2, 0.1), "l2", weight_decay=1e-2), again)
+    deeper = rows(one_dip(0.3, 0.2), "l2", weight_decay=1e-2)
+    seen = verdicts(VANILLA, deeper, rows(one_dip(0.2, 0.1), "kd", teacher="dense"))
+    for claim in (("C2a",), ("C2b",), ("C3", "dense"), ("C4", "dense")):
+        assert seen[claim].verdict == "fails"
+
+
+def test_where_there_is_no_dip_nothing_has_avoided_it():
+    others = [rows(CURED, "l2", weight_decay=1e-2), rows(CURED, "kd", teacher="dense")]
+    seen = verdicts(rows(CURED), *others)
     assert seen[("C1",)].verdict == "fails"
-    assert seen[("C2a",)].verdict == "fails"
-    assert seen[("C2b",)].verdict == "fails"
-    assert seen[("C3", "dense")].verdict == "fails"
-    assert seen[("C4", "dense")].verdict == "fails"
+    for claim in (("C2a",), ("C2b",), ("C3", "dense"), ("C4", "dense")):
+        assert seen[claim].verdict == "not applicable"
+    seen = verdicts(DISAGREEING, *others)
+    assert seen[("C1",)].verdict == seen[("C2b",)].verdict == seen[("C3", "dense")].verdict == "inconclusive"
+    assert verdicts(DISAGREEING, rows(one_dip(), "kd", teacher="dense"))[("C3", "dense")].verdict == "fails"
 
 
 def test_seeds_that_disagree_are_inconclusive():
-    spread = pd.concat(
-        [rows(one_dip(0.2, r), sd=0).query("seed == @seed") for seed, r in enumerate([0, 0.02, 0.15, 0.2])]
-    )
-    assert verdicts(spread)[("C1",)].verdict == "inconclusive"
+    assert verdicts(DISAGREEING)[("C1",)].verdict == "inconclusive"
 
 
 def test_one_seed_is_never_more_than_inconclusive():
@@ -116,6 +124,34 @@ def test_vanilla_is_charged_to_the_end_and_a_student_to_its_first_drop_with_its_
     whole_curve = costs(cured(until=19), teacher="sparse")
     assert whole_curve[("C5a", "sparse")].measured == pytest.approx((21 * 1.1 + LEVELS) / LEVELS)
     assert whole_curve[("C5a", "sparse")].verdict == "fails"
+
+
+def test_a_student_that_dips_too_is_charged_to_the_end():
+    again = rows(one_dip(0.2, 0.2), "kd", sd=0, teacher="dense")
+    seen = costs(again)
+    assert seen[("C3", "dense")].verdict == "fails"
+    assert seen[("C5a", "dense")].measured == pytest.approx((LEVELS * 1.1 + 1) / LEVELS)
+    assert seen[("C5a", "dense")].verdict == "fails"
+    open_which = pd.concat([again.query("seed < 2"), cured(until=19).query("seed > 1")])
+    seen = costs(open_which)
+    assert seen[("C3", "dense")].verdict == "inconclusive"
+    assert seen[("C5a", "dense")].measured < 1
+    assert seen[("C5a", "dense")].verdict == "inconclusive"
+
+
+def test_a_share_is_as_far_from_one_as_its_inverse():
+    """Twice and half as much are 1 on average; the mean of such ratios is 1.25, and so is that of their inverses."""
+    plain = rows(one_dip(0.2, 0.1), sd=0)
+    taught = [cured(until=19).query("seed == @seed").assign(train_flops=c) for seed, c in ((0, 2.0), (1, 0.5))]
+    seen = verdicts(plain.query("seed < 2"), *taught)
+    cost = [(21 * c + 1) / LEVELS for c in (2.0, 0.5)]
+    assert seen[("C5a", "dense")].measured == pytest.approx(np.sqrt(cost[0] * cost[1]))
+
+
+def test_what_the_paper_says_is_not_said_of_other_networks():
+    mlp, resnet = ([rows(one_dip(), arch=a), rows(CURED, "kd", teacher="dense", arch=a)] for a in ("mlp", "resnet18"))
+    assert set(claims_table(pd.concat(mlp)).query("claim != 'C6'")["paper"]) == {"not in the paper"}
+    assert set(claims_table(pd.concat(resnet)).query("claim != 'C6'")["paper"]) == {"yes", "less"}
 
 
 def test_what_is_cheaper_but_worse_has_not_saved_anything():

@@ -126,7 +126,8 @@ def resume(run: Path, exp: Experiment, net: SparseNetwork) -> tuple[History, dic
             if "training.epoch" not in tensors:
                 _keep_level(run, history.levels - 1)  # a kill may have come in between
                 kept.add(history.levels - 1)
-            behind = kept and max(kept) >= history.levels  # by a process that had lost its lock
+            # A level past it that can be gone on from is a process's that had this run's lock meanwhile.
+            behind = any(level >= history.levels and set(range(level)) <= kept for level in kept)
             if not behind and wanted_levels(exp, history) <= kept:
                 return restore(run / CHECKPOINT, exp, net)
         except Damaged as error:

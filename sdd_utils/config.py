@@ -151,6 +151,10 @@ class Experiment(Settings):
                 raise ValueError(f"{field}: given, but it means something only when {when}")
         if self.vit and self.width % self.vit.heads:
             raise ValueError(f"width: {self.width} is not divisible by vit.heads = {self.vit.heads}")
+        if self.vit and (side := self.facts.image_shape[1]) % self.vit.patch:
+            raise ValueError(
+                f"vit.patch: {self.vit.patch} does not divide the {side} pixels of a side of {self.dataset}"
+            )
         if self.milestones and list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones: {list(self.milestones)} must increase")
         for field, there_are in (("train_subset", self.facts.train), ("test_subset", self.facts.test)):

@@ -23,7 +23,7 @@ from sdd_utils.flops import dense_flops, flop_count, taught_passes
 from sdd_utils.locks import claimed, hold
 from sdd_utils.models import build_model
 from sdd_utils.pruning import SparseNetwork
-from sdd_utils.results import WEIGHT_BIN, WEIGHT_BINS, levels_table, provenance
+from sdd_utils.results import WEIGHT_BIN, WEIGHT_BINS, commit, levels_table, provenance
 from sdd_utils.seeding import generator
 from sdd_utils.stopping import Until
 from sdd_utils.training import make_optimizer, measure, train_level, training_step
@@ -68,7 +68,9 @@ def _train_levels(exp: Experiment, run: Path, device: str, until: Until, lock: S
     data = load(exp, device)
     teacher, teacher_level = load_teacher(exp, run.parent, data)
     net = new_network(exp, data)
+    net.check_levels(exp.levels, exp.prune_share)
     history, training = resume(run, exp, net)
+    before = history.levels
     write_tables(run, exp, history)  # a kill may have come between the checkpoint and the tables
     sitting = Sitting(history, exp.epochs, device, until, lock)
 
@@ -100,7 +102,10 @@ def _train_levels(exp: Experiment, run: Path, device: str, until: Until, lock: S
     write_json(run / "config.json", exp.model_dump(mode="json"))  # again: it may have been damaged meanwhile
     write_tables(run, exp, history)
     taught = {"run_id": exp.teacher.experiment.run_id, "level": teacher_level} if exp.teacher else None
-    write_json(run / "provenance.json", {**started, "ended": _now(), "teacher": taught})
+    if before <= exp.levels or not (run / "provenance.json").exists():  # else this process has trained nothing
+        commits = dict.fromkeys(sitting.get("commit") or started["commit"] for sitting in history.sittings)
+        started["commit"] = ", ".join(commits)
+        write_json(run / "provenance.json", {**started, "ended": _now(), "teacher": taught})
     seal(run)
 
 
@@ -143,7 +148,7 @@ class Sitting:
         now = time.perf_counter()
         seconds, last = now - self.began, now - self.epoch_began  # last: a level's last epoch has not been asked about
         self.epoch_seconds = max(self.epoch_seconds, last)
-        self.history.sittings.append({"level": self.history.levels, "seconds": seconds, **record})
+        self.history.sittings.append({"level": self.history.levels, "seconds": seconds, "commit": commit(), **record})
 
 
 def write_tables(run: Path, exp: Experiment, history: History) -> None:

@@ -4,7 +4,11 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from sdd_utils.errors import ConfigError
 from sdd_utils.models import prunable_layers
+
+RESOLUTION = 1e-6
+"""To which sparsity is written down."""
 
 
 class SparseNetwork:
@@ -72,6 +76,21 @@ class SparseNetwork:
         """Set the pruned weights to zero. After every optimiser step: momentum and weight decay move them too."""
         self.weights.mul_(self.mask)
 
+    def kept(self, level: int, share: float) -> int:
+        """How many weights ``level`` leaves."""
+        return round(len(self.mask) * (1 - share) ** level)
+
+    def check_levels(self, levels: int, share: float) -> None:
+        """Raise ConfigError unless every level leaves some weights, and visibly fewer than the one before."""
+        left = len(self.mask)
+        for level in range(1, levels + 1):
+            before, left = left, self.kept(level, share)
+            if not left or before - left < RESOLUTION * len(self.mask):
+                raise ConfigError(
+                    f"levels: after {level - 1} of {levels} there is hardly anything left to prune: {before} of "
+                    f"{len(self.mask)} weights; give fewer"
+                )
+
     @torch.no_grad()
     def prune(self, level: int, share: float) -> None:
         """Global magnitude pruning to the sparsity of ``level``, 1 − (1 − share)^level (paper, Sec. 3).
@@ -79,7 +98,7 @@ class SparseNetwork:
         Removes the smallest surviving weights over all layers together until round(N·(1 − share)^level) are left, so
         that rounding does not accumulate. Of equal magnitudes the one that comes first in the vector goes first.
         """
-        keep = round(len(self.mask) * (1 - share) ** level)
+        keep = self.kept(level, share)
         magnitude = torch.where(self.mask.bool(), self.weights.abs(), -1.0)  # the pruned stay behind all survivors
         order = torch.argsort(magnitude, stable=True)
         self.mask[order[: len(self.mask) - keep]] = 0

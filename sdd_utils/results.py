@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -132,20 +133,32 @@ def provenance(device: str = "cpu") -> dict:
     name, no path."""
     import torch
 
-    try:
-        describe = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
-        commit = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    except OSError:  # no git on this machine
-        commit = ""
     return {
-        "commit": commit or "unknown",
+        "commit": commit(),
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in PACKAGES},
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None,
         "country": COUNTRY,
     }
+
+
+@cache
+def commit() -> str:
+    """The commit whose code this process runs, ``…-dirty`` if changed since; asked once, when the process is young."""
+    try:
+        describe = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+        return subprocess.run(describe, cwd=ROOT, capture_output=True, text=True).stdout.strip() or "unknown"
+    except OSError:  # no git on this machine
+        return "unknown"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # a run needs few of them
+        return None
 
 
 def cpu_model() -> str:

@@ -44,7 +44,8 @@ def make_optimizer(net: SparseNetwork, exp: Experiment) -> tuple[Optimizer, LRSc
         lr = torch.tensor(lr, device=net.vector.device)  # read by a captured step, where a number would be frozen
     if exp.optimizer == "sgd":
         optimizer = SGD([net.vector], lr, exp.momentum, weight_decay=exp.weight_decay, fused=True)
-        return optimizer, MultiStepLR(optimizer, [round(m * exp.epochs) for m in exp.milestones], gamma=0.1)
+        # Not before the first epoch has been trained at the full rate, however few there are.
+        return optimizer, MultiStepLR(optimizer, [max(1, round(m * exp.epochs)) for m in exp.milestones], gamma=0.1)
     optimizer = AdamW([net.vector], lr, weight_decay=exp.weight_decay, fused=True, capturable=on_gpu)
     return optimizer, CosineAnnealingLR(optimizer, exp.epochs)
 

@@ -183,3 +183,6 @@ def _start_worker(parent: int, at_a_time: int, on_one_gpu: int, gpu: str | None)
 
 def _warm_up() -> None:
     import sdd_utils.experiment  # noqa: F401
+    from sdd_utils.results import commit
+
+    commit()

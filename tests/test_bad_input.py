@@ -145,6 +145,10 @@ GRID = [
     (profile("resnet19"), "arch: input should be 'mlp', 'resnet18', 'vit' or 'vgg_like' (got 'resnet19')"),
     (profile("vit", {k: v for k, v in VIT.items() if k != "vit"}), "vit: missing; it must be given when arch is vit"),
     (profile("vit", VIT | {"width": 15}), "width: 15 is not divisible by vit.heads = 2"),
+    (
+        profile("vit", VIT | {"vit": VIT["vit"] | {"patch": 3}}),
+        "vit.patch: 3 does not divide the 8 pixels of a side of digits",
+    ),
     (profile("vit", VIT | {"vit": {"patches": 4}}), "vit.patches: unknown field"),
     (profile() | {"profile": "other"}, "profiles/mine.yaml: profile: is 'other', but the file is called 'mine'"),
     (profile() | {"profile": "../mine"}, "profiles/mine.yaml: profile: string should match pattern"),

@@ -2,6 +2,7 @@ import json
 import random
 import socket
 import time
+from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,10 +14,10 @@ from safetensors.torch import load_file
 
 from sdd_utils import checkpoints, energy, experiment, training
 from sdd_utils.analysis import select_level
-from sdd_utils.errors import Stopped, TeacherMissing
+from sdd_utils.errors import ConfigError, Stopped, TeacherMissing
 from sdd_utils.experiment import finished, run_experiment
 from sdd_utils.locks import claimed
-from sdd_utils.results import LEVEL_COLUMNS, MEASURED_ON_THE_CLOCK
+from sdd_utils.results import LEVEL_COLUMNS, MEASURED_ON_THE_CLOCK, provenance
 from sdd_utils.stopping import Until
 
 
@@ -115,6 +116,52 @@ def test_a_state_within_a_level_is_used(small, tmp_path, monkeypatch):
     run = run_experiment(exp, tmp_path)
     assert len(seen) == 1
     assert len(pd.read_csv(run / "emissions.csv")) == 4  # three that were saved, and the last
+
+
+def test_a_state_within_a_level_that_is_trained_again_is_used_too(small, tmp_path, monkeypatch):
+    """Level 0 of a finished run is damaged; the levels after it are sound, and of no use without it."""
+    monkeypatch.setattr(experiment, "SAVE_SECONDS", 0)
+    exp = small(epochs=4, levels=2)
+    run = run_experiment(exp, tmp_path)
+    whole = rows(run)
+    (run / "level-00.safetensors").write_bytes(b"damaged")
+    for epochs in (2, 3):  # two, and one more from there
+        with monkeypatch.context() as patch:
+            interrupt_before(0, patch, epoch=2 if epochs == 2 else 1)
+            with pytest.raises(KeyboardInterrupt):
+                run_experiment(exp, tmp_path)
+        assert load_file(run / "checkpoint.safetensors")["training.epoch"] == epochs
+    pd.testing.assert_frame_equal(rows(run_experiment(exp, tmp_path)), whole)
+
+
+def test_provenance_is_of_all_that_have_trained_and_of_nobody_else(small, tmp_path, monkeypatch):
+    exp = small(levels=2)
+    monkeypatch.setattr(experiment, "commit", lambda: "a" * 40)
+    with monkeypatch.context() as patch:
+        interrupt_before(1, patch)
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(exp, tmp_path)
+    monkeypatch.setattr(experiment, "commit", lambda: "b" * 40)
+    run = run_experiment(exp, tmp_path)
+    record = (run / "provenance.json").read_text()
+    assert json.loads(record)["commit"] == f"{'a' * 40}, {'b' * 40}"
+    monkeypatch.setattr(experiment, "commit", lambda: "c" * 40)
+    (run / "weights.csv").write_text("damaged")
+    run_experiment(exp, tmp_path)  # writes the tables again, and trains nothing
+    assert (run / "provenance.json").read_text() == record
+
+
+def test_provenance_needs_no_package_that_training_does_not(monkeypatch):
+    def version(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    assert set(provenance()["packages"].values()) == {None}
+
+
+def test_more_levels_than_there_are_weights_are_refused_before_training(small, tmp_path):
+    with pytest.raises(ConfigError, match=r"levels: after \d+ of 20 there is hardly anything left to prune: 1 of 1440"):
+        run_experiment(small(prune_share=0.5, levels=20), tmp_path)
 
 
 def test_no_epoch_is_begun_that_would_end_after_the_deadline(tmp_path, monkeypatch):

@@ -107,6 +107,12 @@ def test_sgd_divides_the_rate_at_the_milestones_and_adamw_follows_a_cosine(small
     assert rates(small(SMALL_VIT, epochs=4))[2] == pytest.approx(1e-3)
 
 
+def test_the_first_epoch_has_the_full_rate_however_few_there_are(small):
+    exp = small(epochs=1)
+    optimizer, _ = make_optimizer(new_network(exp, load(exp)), exp)
+    assert optimizer.param_groups[0]["lr"] == exp.lr
+
+
 def test_a_student_imitates_and_the_teacher_is_left_alone(student):
     exp = student(epochs=10, noise_rate=0.0)
     data = load(exp)

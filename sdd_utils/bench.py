@@ -33,7 +33,7 @@ def ways(exp: Experiment, device: torch.device) -> list[Way]:
     execution = Execution.of(device)
     if not on_gpu and exp.facts.image_shape[1] < 32:
         execution = replace(execution, channels_last=False)  # it changes nothing there
-    ours = Way("ours", amp=on_gpu, execution=execution)
+    ours = Way("ours", amp=exp.amp, execution=execution)
     uncaptured = replace(execution, graph=False)
     images, vector = "resident images", "one vector"
     if on_gpu:
@@ -49,7 +49,8 @@ def ways(exp: Experiment, device: torch.device) -> list[Way]:
         if getattr(ours.execution, field):
             without[f"without {name}"] = {"execution": replace(ours.execution, **{field: False})}
     if on_gpu:
-        without |= {"without bfloat16": {"amp": False}, "without determinism": {"deterministic": False}}
+        without |= {"without bfloat16": {"amp": False}} if exp.amp else {}
+        without |= {"without determinism": {"deterministic": False}}
     conventional = {"resident": False, "vector": False, "evaluate_once": False, "side_by_side": False}
     with_workers = Way("conventional", **conventional, deterministic=False)
     without_workers = replace(with_workers, name="conventional, no workers", loader_workers=0)

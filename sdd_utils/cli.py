@@ -3,6 +3,7 @@
 import logging
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pandas as pd
 from sdd_utils import reproduce
 from sdd_utils.claims import claims_table
 from sdd_utils.config import ConfigError
+from sdd_utils.energy import check_country
 from sdd_utils.errors import DIFFERENT, INTERRUPTED, REFUSED, REQUEUE, ResultsMissing, SddError
 from sdd_utils.files import as_csv, read_csv, write_csv
 from sdd_utils.inventory import STATES, collect, compare, survey
@@ -130,10 +132,16 @@ def verify_command(profile: str, only: str, results: Path) -> None:
     if not done and damaged.empty:
         raise ResultsMissing(f"no run of {profile} is finished in {results / profile}; run the profile first")
     local = collect([exp for exp in experiments if exp.run_id in done], results / profile, checked=True)
-    beside = compare(local, load_levels("reference", profile)) if done else pd.DataFrame(columns=["verdict"])
-    click.echo(beside.to_string(index=False, justify="left", float_format="%.2f"))
-    counts = beside["verdict"].value_counts()
-    click.echo(f"\n{len(done)} finished runs: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
+    counts = {}
+    try:
+        reference = load_levels("reference", profile)
+    except ResultsMissing:
+        click.echo(f"{len(done)} finished runs are sound; there is no committed reference of {profile} to compare with")
+    else:
+        beside = compare(local, reference) if done else pd.DataFrame(columns=["verdict"])
+        click.echo(beside.to_string(index=False, justify="left", float_format="%.2f"))
+        counts = beside["verdict"].value_counts()
+        click.echo(f"\n{len(done)} finished runs: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
     if len(damaged) or "different" in counts:
         raise SystemExit(DIFFERENT)
 
@@ -178,7 +186,10 @@ def data_command(dataset: str, root: Path | None) -> None:
 def bench_command(profile: str, arch: tuple[str, ...], device: str, side_by_side: int, rounds: int) -> None:
     """Measure how fast we train beside the conventional way, and what each ingredient is worth."""
     from sdd_utils.bench import bench, chosen
+    from sdd_utils.sweep import check_device
 
+    check_country()
+    check_device(device)
     table = bench(chosen(reproduce.experiments_of(profile), arch), device, side_by_side, rounds)
     path = REFERENCE / "bench" / file_name(table["device"].iat[0])
     others = []
@@ -200,7 +211,9 @@ def bench_scale_command(profile: str, arch: tuple[str, ...], device: str) -> Non
     """Measure throughput with 1, 2 and more workers, here and on Ray, and what the runner itself costs."""
     from sdd_utils.bench import chosen
     from sdd_utils.scale import bench_scale
+    from sdd_utils.sweep import check_device
 
+    check_device(device)
     table = bench_scale(chosen(reproduce.experiments_of(profile), arch)[0], device)
     path = REFERENCE / "bench" / f"scale-{file_name(table['device'].iat[0])}"
     write_csv(path, table)
@@ -232,9 +245,12 @@ def plan_command(profile: str, only: str, device: str, devices: str) -> None:
         return
     planned = plan(experiments, table)
     click.echo(planned.to_string(index=False, na_rep="", float_format="%.3g"))
-    click.echo(
-        f"\n{name}: " + ("at the speed of the last make bench" if table is not None else "make bench tells its speed")
-    )
+    speed = "make bench tells its speed"
+    if table is not None:
+        number = table.loc[table["path"] == "ours", "at_a_time"].max()
+        speed = f"at the speed of the last make bench, {number} experiments at a time"
+        speed += f" (--gpu-share {1 / number:g})" if number > 1 and device.startswith("cuda") else ""
+    click.echo(f"\n{name}: {speed}")
 
 
 @cli.command("figures")
@@ -305,3 +321,6 @@ def main() -> None:
         sys.exit(REFUSED)
     except click.Abort:  # click's word for Ctrl-C
         raise KeyboardInterrupt from None
+    except Exception:  # a defect of ours: 1, which Python would say, means something else
+        traceback.print_exc()
+        sys.exit(REFUSED)

@@ -2,9 +2,12 @@
 
 import logging
 import os
+import re
 from functools import cache
 
-COUNTRY = os.environ.get("SDD_COUNTRY", "FRA")
+from sdd_utils.errors import ConfigError
+
+COUNTRY = os.environ.get("SDD_COUNTRY") or "FRA"
 """Whose grid intensity turns kWh into kg CO₂eq: an ISO code. France by default, where the paper's authors work."""
 
 AT_A_TIME = "SDD_AT_A_TIME"
@@ -17,13 +20,23 @@ COUNTERS = ("Rapl", "Gadget", "Emi", "AppleSilicon", "Raspberry")
 """In the names that codecarbon gives to processors whose power it reads; of others it estimates it."""
 
 
+class UnknownCountry(LookupError):
+    """codecarbon has no grid of this name; of its own accord it would take the world's, and say so in a log alone."""
+
+
+def check_country() -> None:
+    """Raise ConfigError unless SDD_COUNTRY looks like a country."""
+    if not re.fullmatch("[A-Z]{3}", COUNTRY):
+        raise ConfigError(f"SDD_COUNTRY: {COUNTRY!r} is not a three-letter ISO code, such as FRA or DEU")
+
+
 class EnergyMeter:
     """codecarbon's offline tracker, read once a level.
 
     ``source`` says where its figures come from: ``measured`` by power counters; ``estimated from TDP``, the thermal
     design power of the processor and this process's share of its time, where the machine exposes no counter; ``GPU
     measured, processor estimated from TDP`` where NVML is the only one; or ``not measured``, and why. Of the GPUs that
-    there are it reads the one that ``device`` means.
+    there are it reads the one that ``device`` means. Memory is always codecarbon's estimate, 10 W or more a process.
     """
 
     def __init__(self, device: str = "cpu", at_a_time: int = 1, on_one_gpu: int = 1):
@@ -34,7 +47,10 @@ class EnergyMeter:
 
     def _make(self) -> None:
         from codecarbon import OfflineEmissionsTracker
+        from codecarbon.input import DataSource
 
+        if COUNTRY not in DataSource().get_global_energy_mix_data():
+            raise UnknownCountry(COUNTRY)
         self.tracker = OfflineEmissionsTracker(
             country_iso_code=COUNTRY,
             gpu_ids=self._gpu_ids(),

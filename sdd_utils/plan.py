@@ -6,6 +6,7 @@ import pandas as pd
 import torch
 
 from sdd_utils.config import Experiment
+from sdd_utils.errors import ConfigError
 from sdd_utils.files import read_csv
 from sdd_utils.flops import dense_flops
 from sdd_utils.results import REFERENCE, device_name, file_name
@@ -15,7 +16,7 @@ STAND_IN = "resnet18"
 
 
 def plan(experiments: list[Experiment], bench: pd.DataFrame | None) -> pd.DataFrame:
-    """One row a (dataset, architecture, method), and their sum.
+    """One row a (dataset, architecture, method), and their sum, empty where a row is.
 
     ``bench`` is the last table of ``make bench`` on this machine: an architecture's FLOP/s, and its kWh a FLOP, are
     taken to be the same at any width and on any images. Columns that need it are empty without. FLOPs are dense.
@@ -28,7 +29,8 @@ def plan(experiments: list[Experiment], bench: pd.DataFrame | None) -> pd.DataFr
         rows.append(row | _expected(exp, flops, bench))
     keys, columns = ["dataset", "arch", "method"], ["runs", "levels", "epochs", "PFLOP", "hours", "kWh", "kg CO2eq"]
     table = pd.DataFrame(rows).groupby(keys, as_index=False, sort=False)[columns].sum(min_count=1)
-    return pd.concat([table, pd.DataFrame([{"dataset": "all", **table[columns].sum(min_count=1)}])], ignore_index=True)
+    total = pd.DataFrame([{"dataset": "all", **table[columns].sum(skipna=False)}])
+    return pd.concat([table, total], ignore_index=True)
 
 
 def _expected(exp: Experiment, flops: float, bench: pd.DataFrame | None) -> dict[str, float | None]:
@@ -52,8 +54,12 @@ def bench_row(exp: Experiment, bench: pd.DataFrame | None) -> pd.Series | None:
 
 
 def last_bench(device: str) -> tuple[str, pd.DataFrame | None]:
-    """This device's name and its table under ``results/reference/bench``, if there is one."""
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+    """This device's name and its table under ``results/reference/bench``, if there is one. Raises ConfigError."""
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise ConfigError(f"device: {device!r} is none; there are cpu, cuda, cuda:1 and so on") from None
+    if kind == "cuda" and not torch.cuda.is_available():
         return device, None  # of other machines
     name = device_name(device)
     path: Path = REFERENCE / "bench" / file_name(name)

@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 from sdd_utils.claims import claims_table
 from sdd_utils.config import Experiment
+from sdd_utils.energy import check_country
 from sdd_utils.errors import ConfigError, ResultsMissing
 from sdd_utils.files import is_sealed, read_csv, write_csv, write_json
 from sdd_utils.inventory import collect
-from sdd_utils.profiles import PROFILES, load_profile, select
+from sdd_utils.profiles import PROFILES, Profile, load_profile, select
 from sdd_utils.results import FIGURES, REFERENCE, ROOT, RUNS
 from sdd_utils.stopping import Outcome
 from sdd_utils.workers import Workers, local_workers
@@ -25,6 +26,9 @@ from sdd_utils.workers import Workers, local_workers
 NOTEBOOKS = ROOT / "notebooks"
 TUNING = {"06_tau_alpha.ipynb"}
 """Notebooks for profiles with a grid of τ and α; all others are for profiles with one of each."""
+
+ON_STUDENTS = {"03_distillation.ipynb", "04_cost.ipynb"}
+"""Notebooks for profiles that distil."""
 
 BAR = "{desc} {n_fmt}/{total_fmt} {bar} {elapsed}, {remaining} left"
 
@@ -50,6 +54,7 @@ def train(
     one, of ``cluster.RayWorkers``.
     """
     chosen = experiments_of(name, only)
+    check_country()
     if cluster:
         from sdd_utils.cluster import RayWorkers  # Ray is optional
 
@@ -112,14 +117,20 @@ def execute_notebooks(name: str, runs: Path = RUNS, workers: int | None = None) 
     """
     parameters = yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8")) | {"results": str(runs)}
     profile, executor = load_profile(name), local_workers(workers)
-    chosen = [path for path in sorted(NOTEBOOKS.glob("*.ipynb")) if (path.name in TUNING) == profile.tunes]
     futures = []
-    for dataset, source in product(profile.datasets or [""], chosen):
+    for dataset, source in product(profile.datasets or [""], notebooks_for(profile)):
         out = runs / name / "notebooks" / dataset / source.name
         out.parent.mkdir(parents=True, exist_ok=True)
         futures.append(executor.submit(execute_notebook, source, out, parameters | {"dataset": dataset}))
     for future in tqdm(as_completed(futures), total=len(futures), desc="notebooks", bar_format=BAR):
         future.result()
+
+
+def notebooks_for(profile: Profile) -> list[Path]:
+    """Those that have something to say of a profile, in order."""
+    found = [path for path in sorted(NOTEBOOKS.glob("*.ipynb")) if (path.name in TUNING) == profile.tunes]
+    distils = any(plan.distillation for plan in profile.architectures.values())
+    return [path for path in found if distils or path.name not in ON_STUDENTS]
 
 
 def execute_notebook(source: Path, out: Path, parameters: dict) -> None:
@@ -151,9 +162,11 @@ def reproduce(
         return outcome
     tables = tabulate(name, runs)
     figures.save_all(runs, name, runs / name / "figures")
-    execute_notebooks(name, runs, None if cluster else workers)
-    if "claims" in tables:
-        print(compare_claims(tables["claims"], name))
+    try:
+        execute_notebooks(name, runs, None if cluster else workers)
+    finally:  # what was trained for is shown even where a notebook cannot be executed
+        if "claims" in tables:
+            print(compare_claims(tables["claims"], name))
     print(f"\nNotebooks, figures and tables: {runs / name}")
     return outcome
 
@@ -192,7 +205,7 @@ def publish_reference(name: str, runs: Path = RUNS) -> None:
 
     records = [json.loads((folder / "provenance.json").read_text()) for folder in gather(name, runs)[0]]
     commits = Counter(record["commit"] for record in records)
-    if any(commit == "unknown" or commit.endswith("-dirty") for commit in commits):
+    if any(commit == "unknown" or "-dirty" in commit for commit in commits):
         raise ConfigError(f"commit: a reference comes from committed code, these runs from {sorted(commits)}")
     target = REFERENCE / name
     target.mkdir(parents=True, exist_ok=True)

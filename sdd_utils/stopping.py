@@ -101,9 +101,10 @@ def _make_flag(flag: Path) -> None:
         flag.parent.mkdir(parents=True, exist_ok=True)
         for old in flag.parent.glob("sweep-*"):  # of sweeps that were killed
             ours = re.fullmatch(rf"sweep-{re.escape(socket.gethostname())}-(\d+)-[0-9a-f]+", old.name)
-            aged = time.time() - old.stat().st_mtime > 86400  # another container can have our name, and other processes
-            if ours and aged and not psutil.pid_exists(int(ours[1])):
-                old.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # its sweep may end just now
+                # Another container can have our name, and other processes.
+                if ours and time.time() - old.stat().st_mtime > 86400 and not psutil.pid_exists(int(ours[1])):
+                    old.unlink()
         flag.touch()
     except OSError as error:
         if error.errno not in FULL:

@@ -13,13 +13,13 @@ import yaml
 from conftest import SMALL
 
 from sdd_utils.cli import main
-from sdd_utils.errors import INTERRUPTED, REQUEUE, Busy, Stopped
+from sdd_utils.errors import DIFFERENT, INTERRUPTED, REFUSED, REQUEUE, Busy, Stopped
 from sdd_utils.experiment import finished, run_experiment
 from sdd_utils.files import is_sealed
 from sdd_utils.locks import LOCKS, claimed
 from sdd_utils.profiles import load_profile
 from sdd_utils.results import LEVEL_COLUMNS, MEASURED_ON_THE_CLOCK
-from sdd_utils.stopping import Until, parse_duration
+from sdd_utils.stopping import Until, _make_flag, flag_of_this_sweep, parse_duration
 from sdd_utils.sweep import run_sweep
 from sdd_utils.workers import Threads
 
@@ -129,6 +129,50 @@ def test_verify_tells_identical_from_within_and_different(home, command, trained
     assert "3 no reference" in printed
 
 
+def test_verify_without_a_reference_says_whether_the_files_are_sound(home, command, trained):
+    shutil.copytree(trained, home / "runs" / "mine")
+    code, printed = command("verify")
+    assert code == 0
+    assert "3 finished runs are sound; there is no committed reference of mine to compare with" in printed
+    next((home / "runs" / "mine").glob("*/levels.csv")).write_text("x")
+    code, printed = command("verify")
+    assert code == DIFFERENT
+    assert "levels.csv differs from its checksum" in printed
+
+
+def test_a_defect_of_ours_has_a_status_of_its_own(command, monkeypatch):
+    """Not 1, which Python gives it, and which says here that verify has found something."""
+    monkeypatch.setattr("sdd_utils.cli.survey", lambda *_: 1 / 0)
+    code, printed = command("status")
+    assert code == REFUSED
+    assert "ZeroDivisionError" in printed
+
+
+def test_a_sweep_may_begin_while_another_ends(tmp_path):
+    flag = flag_of_this_sweep(tmp_path)
+    flag.parent.mkdir()
+    (flag.parent / f"sweep-{socket.gethostname()}-1-abc").symlink_to("gone")  # listed, and gone when it is looked at
+    _make_flag(flag)
+    assert flag.exists()
+
+
+@pytest.mark.parametrize("verb", ["plan", "bench", "run"])
+def test_a_device_that_there_is_not_is_refused(home, monkeypatch, capsys, verb):
+    monkeypatch.setattr("sys.argv", ["sdd_utils", verb, "--profile", "mine", "--device", "gpu"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == REFUSED
+    assert "error: device: 'gpu'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("country", ["DE", "Germany"])
+def test_a_country_that_is_no_iso_code_is_refused_before_training(command, monkeypatch, country):
+    monkeypatch.setattr("sdd_utils.energy.COUNTRY", country)
+    code, printed = command("run")
+    assert code == REFUSED
+    assert f"error: SDD_COUNTRY: '{country}' is not a three-letter ISO code" in printed
+
+
 def test_verify_names_what_is_damaged(home, command, trained):
     shutil.copytree(trained, home / "runs" / "mine")
     pd.concat([pd.read_csv(path) for path in trained.glob("*/levels.csv")]).to_csv(
@@ -158,7 +202,7 @@ def test_export_gives_one_tidy_table_of_what_there_is(home, command, trained):
 
 
 def test_run_stops_in_time_and_goes_on_to_the_same_numbers(home, command):
-    write_profile(home, PROFILE | {"architectures": {"mlp": {"settings": MLP | {"levels": 30, "epochs": 9}} | ONE}})
+    write_profile(home, PROFILE | {"architectures": {"mlp": {"settings": MLP | {"levels": 27, "epochs": 10}} | ONE}})
     (exp,) = load_profile("mine").experiments()
     whole = run_experiment(exp, home / "whole" / "mine")
     budget, codes = 0.5, []

@@ -41,12 +41,22 @@ def codecarbon(monkeypatch, hardware=("CPU(Cpu Load)",), gpus=0, fails_in=None, 
     module = ModuleType("codecarbon")
     if fails_in != "import":
         module.OfflineEmissionsTracker = Tracker
+    source = ModuleType("codecarbon.input")
+    source.DataSource = lambda: SimpleNamespace(get_global_energy_mix_data=lambda: {"FRA": {}})
     monkeypatch.setitem(sys.modules, "codecarbon", module)
+    monkeypatch.setitem(sys.modules, "codecarbon.input", source)
 
 
 def read(meter):
     meter.start("level")
     return meter.stop()
+
+
+def test_an_unknown_country_is_not_taken_for_the_world(monkeypatch):
+    codecarbon(monkeypatch)
+    assert read(EnergyMeter())["energy_consumed"]
+    monkeypatch.setattr(energy, "COUNTRY", "XXX")
+    assert read(EnergyMeter()) == {"energy_source": "not measured: UnknownCountry"}
 
 
 def test_the_real_tracker_measures_or_says_why_not():

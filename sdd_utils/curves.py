@@ -5,6 +5,7 @@
 
 from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 
 from sdd_utils.analysis import select_level
@@ -37,7 +38,7 @@ def select(rows: pd.DataFrame, settings: Iterable[tuple[str, float]]) -> pd.Data
     """The rows whose (arch, noise_rate) is among ``settings``, numbered anew."""
     wanted = set(settings)
     chosen = [setting in wanted for setting in zip(rows["arch"], rows["noise_rate"], strict=True)]
-    return rows[chosen].reset_index(drop=True)
+    return rows.loc[np.array(chosen, dtype=bool)].reset_index(drop=True)
 
 
 def vanilla(levels: pd.DataFrame, arch: str, noise_rate: float) -> pd.DataFrame:

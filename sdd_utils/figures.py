@@ -81,7 +81,8 @@ def tour(levels: pd.DataFrame, arch: str, noise_rate: float) -> Figure:
     top.set(ylabel="test accuracy (%)")
     _clip(top)
     draw_curves(below, rows, "clean_fit", color=GREEN, label="right labels fitted")
-    draw_curves(below, rows, "memorised", color=RED, label="wrong labels memorised")
+    if rows["memorised"].notna().all():  # without noise there is nothing to memorise
+        draw_curves(below, rows, "memorised", color=RED, label="wrong labels memorised")
     below.set(ylabel="training examples (%)", ylim=(-3, 103))
     below.legend(loc="lower center", fontsize=7)
     sparsity_axis(below)

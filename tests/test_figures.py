@@ -1,0 +1,40 @@
+"""Profiles that lack something: figures and notebooks leave it out."""
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+
+from sdd_utils import figures
+from sdd_utils.profiles import load_profile
+from sdd_utils.reproduce import notebooks_for
+from sdd_utils.results import load_levels
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def levels():
+    return load_levels("reference", "digits")
+
+
+def test_without_wrong_labels_none_are_memorised(levels):
+    setting = {"arch": "mlp", "noise_rate": 0.3}
+    _, below = figures.tour(levels, **setting).axes
+    _, clean = figures.tour(levels.assign(memorised=np.nan), **setting).axes
+    assert (len(below.lines), len(clean.lines)) == (2, 1)
+
+
+def test_curves_that_keep_more_than_a_tenth_have_no_frontier(levels):
+    assert any(ax.collections for ax in figures.frontier(levels).axes)
+    assert not any(ax.collections for ax in figures.frontier(levels.query("level <= 8")).axes)
+
+
+def test_a_profile_without_students_is_spared_the_notebooks_about_them():
+    profile = load_profile("digits")
+    plain = {name: plan.model_copy(update={"distillation": []}) for name, plan in profile.architectures.items()}
+    missing = {*notebooks_for(profile)} - {*notebooks_for(profile.model_copy(update={"architectures": plain}))}
+    assert {path.stem for path in missing} == {"03_distillation", "04_cost"}

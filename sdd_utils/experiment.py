@@ -42,8 +42,9 @@ def run_experiment(exp: Experiment, folder: Path, device: str = "cpu", until: Un
     loses what came after it, and what is then trained again is the same bit for bit. What is found damaged is set
     aside and made again.
 
-    Raises Busy when another process is at it, Stopped when ``until`` is reached, TeacherMissing or Damaged when the
-    teacher cannot be used, TrainingDiverged when the loss is not a number, NoSpace when the disk is full.
+    Raises ConfigError when there are more levels than weights to prune, Busy when another process is at it, Stopped
+    when ``until`` is reached, TeacherMissing or Damaged when the teacher cannot be used, TrainingDiverged when the loss
+    is not a number, NoSpace when the disk is full.
     """
     run = folder / exp.run_id
     if until.reached():

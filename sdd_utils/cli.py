@@ -4,7 +4,6 @@ import logging
 import re
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -17,42 +16,9 @@ from sdd_utils.energy import check_country
 from sdd_utils.errors import DIFFERENT, INTERRUPTED, REFUSED, REQUEUE, ResultsMissing, SddError
 from sdd_utils.files import as_csv, read_csv, write_csv
 from sdd_utils.inventory import STATES, collect, compare, survey
-from sdd_utils.results import FIGURES, REFERENCE, ROOT, RUNS, file_name, load_levels
-from sdd_utils.stopping import Outcome, parse_duration
-
-
-class Duration(click.ParamType):
-    """Seconds, from 90s, 9m, 1h30m or 2d."""
-
-    name = "duration"
-
-    def convert(self, value, param, ctx):
-        """As click wants it."""
-        return parse_duration(value) if isinstance(value, str) else value
-
-
-FOLDER = click.Path(path_type=Path, resolve_path=True)
-
-profile_option = click.option("--profile", default="digits", show_default=True, help="A file of notebooks/profiles.")
-results_option = click.option("--results", type=FOLDER, default=RUNS, help="Instead of results/runs.")
-only_option = click.option("--only", default="", help="Some of the runs, such as method=kd,arch=vit.")
-workers_help = "Experiments at a time; by default one for each core, or one for each GPU."
-workers_option = click.option("--workers", type=click.IntRange(min=1), help=workers_help)
-device_option = click.option("--device", default="cpu", show_default=True, help="Such as cuda or cuda:1.")
-share_help = "Of a GPU, for each experiment: with 0.5, two train on each at a time."
-share_option = click.option("--gpu-share", type=float, help=share_help)
-cluster_help = (
-    "Train on a Ray cluster: ray://host:port or host:port joins it, ray starts one here (or joins RAY_ADDRESS)."
-)
-cluster_option = click.option("--cluster", metavar="ADDRESS", help=cluster_help)
-budget_option = click.option("--time-budget", type=Duration(), help="Train for so long at most: 90s, 9m, 1h30m, 2d.")
-
-
-def training_options(command: Callable) -> Callable:
-    """Who trains, on what, for how long, and into which folder; all but the last two under the names of ``train``."""
-    for option in (workers_option, device_option, share_option, cluster_option, budget_option, results_option)[::-1]:
-        command = option(command)
-    return command
+from sdd_utils.options import FOLDER, device_option, only_option, profile_option, results_option, training_options
+from sdd_utils.results import FIGURES, REFERENCE, ROOT, file_name, load_levels
+from sdd_utils.stopping import Outcome
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

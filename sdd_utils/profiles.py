@@ -64,9 +64,7 @@ class Profile(Settings):
     base: dict  # fields of Experiment common to all
     datasets: dict[str, Dataset] | None = None  # when there are several; one alone is in base
     architectures: dict[str, Architecture]
-    selection: Literal["validation", "test"] = (
-        "validation"  # what picks the sparse teachers; test is the usual cheating
-    )
+    selection: Literal["validation", "test"] = "validation"  # what picks the sparse teachers
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -127,15 +127,18 @@ def resume(run: Path, exp: Experiment, net: SparseNetwork) -> tuple[History, dic
                 _keep_level(run, history.levels - 1)  # a kill may have come in between
                 kept.add(history.levels - 1)
             # A level past it that can be gone on from is a process's that had this run's lock meanwhile.
-            behind = any(level >= history.levels and set(range(level)) <= kept for level in kept)
+            behind = _last_whole(kept) >= history.levels
             if not behind and wanted_levels(exp, history) <= kept:
                 return restore(run / CHECKPOINT, exp, net)
         except Damaged as error:
             set_aside(run / CHECKPOINT, _reason(error, run / CHECKPOINT))
-    for level in sorted(kept, reverse=True):
-        if set(range(level)) <= kept:
-            return restore(level_file(run, level), exp, net)
-    return History(), {}
+    level = _last_whole(kept)
+    return restore(level_file(run, level), exp, net) if level >= 0 else (History(), {})
+
+
+def _last_whole(kept: set[int]) -> int:
+    """The last level that is there with all before it, from which one can go on; -1 if there is none."""
+    return max((level for level in kept if set(range(level)) <= kept), default=-1)
 
 
 def wanted_levels(exp: Experiment, history: History) -> set[int]:

@@ -22,6 +22,7 @@ from sdd_utils.curves import (
 )
 
 NOT_IN_THE_PAPER = "not in the paper"
+
 CLAIM_COLUMNS = ["claim", "statement", "paper", "measured", "ci_low", "ci_high", "n_seeds", "verdict", "evidence"]
 
 

@@ -8,7 +8,7 @@ from sdd_utils.errors import ConfigError
 from sdd_utils.models import prunable_layers
 
 RESOLUTION = 1e-6
-"""To which sparsity is written down."""
+"""Two sparsities closer than this are the same number in a CSV, which has six digits (``files.as_csv``)."""
 
 
 class SparseNetwork:

@@ -245,9 +245,13 @@ def choose_command(profile: str) -> None:
 
 @cli.command("publish")
 @profile_option
-def publish_command(profile: str) -> None:
-    """Make this machine's finished runs the committed reference of their profile."""
-    reproduce.publish_reference(profile)
+@only_option
+@results_option
+def publish_command(profile: str, only: str, results: Path) -> None:
+    """Make this machine's finished runs the committed reference of their profile; with --only, add some to it."""
+    from sdd_utils.publish import publish
+
+    publish(profile, results, only)
 
 
 def present(results: Path) -> Path:

@@ -167,15 +167,14 @@ class Session:
 def deployment(experiments: list[Experiment], folder: Path) -> pd.DataFrame:
     """One row a (architecture, level, variant) in DEPLOYMENT_COLUMNS, from finished runs in ``folder``.
 
-    Of each architecture that has students its first vanilla curve: dense, at the levels closest to KEPT_SPARSITIES, and
-    at the last. The variant ``masked`` is the network as it is, pruned weights as zeros; ``cut``, where there are dead
-    units, the one without them. ``weights`` are all that the file holds, ``nonzero`` those that are not 0. Milliseconds
-    are those of a forward pass of 1 and of 64 images on one thread; ``max_difference`` is a logit's from torch's.
+    Of each architecture the first curve: dense, at the levels closest to KEPT_SPARSITIES, and at the last. The variant
+    ``masked`` is the network as it is, pruned weights as zeros; ``cut``, where there are dead units, the one without
+    them. ``weights`` are all that the file holds, ``nonzero`` those that are not 0. Milliseconds are those of a forward
+    pass of 1 and of 64 images on one thread; ``max_difference`` is a logit's from torch's.
     """
-    taught, first = {exp.arch for exp in experiments if exp.teacher}, {}
+    first: dict[str, Experiment] = {}
     for exp in experiments:
-        if exp.method == "vanilla" and exp.arch in taught:
-            first.setdefault(exp.arch, exp)
+        first.setdefault(exp.arch, exp)
     rows = [row for exp in first.values() for row in _rows(exp, folder / exp.run_id)]
     return pd.DataFrame(rows, columns=DEPLOYMENT_COLUMNS)
 

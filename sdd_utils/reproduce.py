@@ -1,9 +1,6 @@
 """From a profile's name to its results: train, tabulate, draw, execute the notebooks, compare with the reference."""
 
-import json
 import logging
-import shutil
-from collections import Counter
 from concurrent.futures import as_completed
 from itertools import product
 from pathlib import Path
@@ -15,11 +12,11 @@ from tqdm import tqdm
 from sdd_utils.claims import claims_table
 from sdd_utils.config import Experiment
 from sdd_utils.energy import check_country
-from sdd_utils.errors import ConfigError, ResultsMissing
-from sdd_utils.files import is_sealed, read_csv, write_csv, write_json
+from sdd_utils.errors import ResultsMissing
+from sdd_utils.files import is_sealed, read_csv, write_csv
 from sdd_utils.inventory import collect
 from sdd_utils.profiles import PROFILES, Profile, load_profile, select
-from sdd_utils.results import FIGURES, REFERENCE, ROOT, RUNS
+from sdd_utils.results import REFERENCE, ROOT, RUNS
 from sdd_utils.stopping import Outcome
 from sdd_utils.workers import Workers, local_workers
 
@@ -72,12 +69,12 @@ def train(
             hands.stop()
 
 
-def gather(name: str, runs: Path = RUNS) -> tuple[list[Path], pd.DataFrame]:
-    """The folders of a profile's runs and all their levels.
+def gather(name: str, runs: Path = RUNS, only: str = "") -> tuple[list[Path], pd.DataFrame]:
+    """The folders of a profile's runs, or of those that ``only`` selects, and all their levels.
 
     Raises ResultsMissing when one is not finished, Damaged when a file is not what was written.
     """
-    experiments = experiments_of(name)
+    experiments = experiments_of(name, only)
     folders = [runs / name / exp.run_id for exp in experiments]
     missing = [folder.name for folder in folders if not is_sealed(folder)]
     if missing:
@@ -85,19 +82,29 @@ def gather(name: str, runs: Path = RUNS) -> tuple[list[Path], pd.DataFrame]:
     return folders, collect(experiments, runs / name)
 
 
-def tabulate(name: str, runs: Path = RUNS) -> dict[str, pd.DataFrame]:
-    """Gather this machine's runs of a profile into its tables, which are written beside them and returned by name.
+def tables_of(name: str, runs: Path = RUNS, only: str = "") -> dict[str, pd.DataFrame]:
+    """The tables of this machine's runs of a profile, or of those that ``only`` selects, by name.
 
-    Levels, weights and claims, and the size and speed of exported networks; of a profile that tunes, levels alone.
+    Levels, histograms of weights, and the size and speed of exported networks; of a profile that tunes, levels alone.
     """
-    folders, levels = gather(name, runs)
-    tables = {"levels": levels}
-    if not load_profile(name).tunes:
-        from sdd_utils.deploy import deployment  # needs torch
+    folders, levels = gather(name, runs, only)
+    if load_profile(name).tunes:
+        return {"levels": levels}
+    from sdd_utils.deploy import deployment  # needs torch
 
-        tables["weights"] = _histograms(folders, levels)
-        tables["claims"] = claims_table(levels)
-        tables["deployment"] = deployment(experiments_of(name), runs / name)
+    taught = {exp.arch for exp in experiments_of(name) if exp.teacher}
+    plain = [exp for exp in experiments_of(name, only) if exp.method == "vanilla" and exp.arch in taught]
+    return {"levels": levels, "weights": _histograms(folders, levels), "deployment": deployment(plain, runs / name)}
+
+
+def with_claims(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The tables and the verdicts on them; a profile that tunes has none."""
+    return tables | {"claims": claims_table(tables["levels"])} if "weights" in tables else tables
+
+
+def tabulate(name: str, runs: Path = RUNS) -> dict[str, pd.DataFrame]:
+    """The tables and claims of all of a profile's runs, which are written beside them as well."""
+    tables = with_claims(tables_of(name, runs))
     for table, rows in tables.items():
         write_csv(runs / name / f"{table}.csv", rows)
     return tables
@@ -194,25 +201,3 @@ def _shown(claims: pd.DataFrame) -> pd.DataFrame:
     numbers = claims[["measured", "ci_low", "ci_high"]].to_numpy()
     measured = ["" if pd.isna(v) else f"{v:.2f} [{low:.2f}, {high:.2f}]" for v, low, high in numbers]
     return claims[["claim", "statement"]].assign(measured=measured, verdict=claims["verdict"])
-
-
-def publish_reference(name: str, runs: Path = RUNS) -> None:
-    """Make this machine's finished runs of a profile the committed reference: results and figures.
-
-    Raises ConfigError when a run does not come from a commit without uncommitted changes.
-    """
-    from sdd_utils import figures
-
-    records = [json.loads((folder / "provenance.json").read_text()) for folder in gather(name, runs)[0]]
-    commits = Counter(record["commit"] for record in records)
-    if any(commit == "unknown" or "-dirty" in commit for commit in commits):
-        raise ConfigError(f"commit: a reference comes from committed code, these runs from {sorted(commits)}")
-    target = REFERENCE / name
-    target.mkdir(parents=True, exist_ok=True)
-    for table in tabulate(name, runs):
-        shutil.copyfile(runs / name / f"{table}.csv", target / f"{table}.csv")
-    keys = ("python", "packages", "cpu", "cores", "gpu", "country", "device", "threads")
-    same = {key: records[0].get(key) for key in keys}
-    time = {"started": min(r["started"] for r in records), "ended": max(r["ended"] for r in records)}
-    write_json(target / "provenance.json", {"profile": name, "runs_by_commit": commits, **same, **time})
-    figures.save_all("reference", name, FIGURES / name)

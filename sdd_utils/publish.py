@@ -1,0 +1,73 @@
+"""The committed reference of a profile, made of finished runs: of all at once, or of some after others."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+
+from sdd_utils.errors import ConfigError
+from sdd_utils.files import read_csv, write_csv, write_json
+from sdd_utils.reproduce import experiments_of, gather, tables_of, with_claims
+from sdd_utils.results import FIGURES, REFERENCE, RUNS
+
+ALIKE = ("python", "packages", "cpu", "cores", "gpu", "country", "device", "threads")
+"""What all runs of a reference have in common."""
+
+
+def publish(name: str, runs: Path = RUNS, only: str = "") -> None:
+    """Make this machine's finished runs of a profile the committed reference: results, their origin, and figures.
+
+    Those that ``only`` selects are added to what the reference holds already, so that a profile may be trained on one
+    machine after another. Raises ResultsMissing when a run is not finished; ConfigError when one does not come from a
+    commit without uncommitted changes, or from another kind of machine than the others, or is held already, and when
+    there would be no vanilla curve.
+    """
+    from sdd_utils import figures  # matplotlib and seaborn take seconds
+
+    target = REFERENCE / name
+    folders, _ = gather(name, runs, only)
+    records = [json.loads((folder / "provenance.json").read_text(encoding="utf-8")) for folder in folders]
+    origins = [{"runs_by_commit": {record["commit"]: 1}, **record} for record in records]
+    held = {}
+    if only and (target / "levels.csv").exists():
+        held = {path.stem: read_csv(path) for path in target.glob("*.csv")}
+        origins.insert(0, json.loads((target / "provenance.json").read_text(encoding="utf-8")))
+    origin, tables = _origin(origins), tables_of(name, runs, only)
+    if held:
+        tables = _joined(name, held, tables)
+    if not (tables["levels"]["method"] == "vanilla").any():
+        raise ConfigError("only: a reference without a vanilla curve has nothing to compare with; publish one first")
+    for table, rows in with_claims(tables).items():
+        write_csv(target / f"{table}.csv", rows)
+    write_json(target / "provenance.json", {"profile": name, **origin})
+    figures.save_all("reference", name, FIGURES / name)
+
+
+def _origin(origins: list[dict]) -> dict:
+    commits = sum((Counter(origin["runs_by_commit"]) for origin in origins), Counter())
+    if any(commit == "unknown" or "-dirty" in commit for commit in commits):
+        raise ConfigError(f"commit: a reference comes from committed code, these runs from {sorted(commits)}")
+    first, *others = ({key: origin.get(key) for key in ALIKE} for origin in origins)
+    for other in others:
+        for key in ALIKE:
+            if other[key] != first[key]:
+                raise ConfigError(f"{key}: a reference comes from one kind of machine: {first[key]} or {other[key]}")
+    time = {"started": min(o["started"] for o in origins), "ended": max(o["ended"] for o in origins)}
+    return {"runs_by_commit": dict(commits), **first, **time}
+
+
+def _joined(name: str, held: dict[str, pd.DataFrame], new: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The reference's tables and those of other runs, as if all had been tabulated at once."""
+    if len(both := set(held["levels"]["run_id"]) & set(new["levels"]["run_id"])):
+        raise ConfigError(f"only: {len(both)} of these runs are in the reference already ({min(both)}, …)")
+    order = {exp.run_id: place for place, exp in enumerate(experiments_of(name))}
+    levels = pd.concat([held["levels"], new["levels"]])
+    tables = {"levels": levels.sort_values("run_id", key=lambda ids: ids.map(order), kind="stable", ignore_index=True)}
+    if "weights" in new:
+        weights = pd.concat([held["weights"], new["weights"]])
+        keys = [column for column in weights if column != "count"]
+        tables["weights"] = weights.groupby(keys, as_index=False)["count"].sum()
+        deployed, more = held.get("deployment", new["deployment"][:0]), new["deployment"]  # older references have none
+        tables["deployment"] = pd.concat([deployed, more[~more["arch"].isin(deployed["arch"])]], ignore_index=True)
+    return tables

@@ -1,0 +1,102 @@
+"""What becomes of finished runs when they are published: the same reference, whether at once or in parts."""
+
+import json
+
+import pandas as pd
+import pytest
+import yaml
+from conftest import SMALL
+
+from sdd_utils.errors import ConfigError, ResultsMissing
+from sdd_utils.publish import publish
+from sdd_utils.reproduce import train
+from sdd_utils.stopping import Outcome
+
+SETTINGS = {k: v for k, v in SMALL.items() if k not in ("arch", "noise_rate", "milestones")} | {"milestones": [0.5]}
+STUDENTS = {"noise_rates": [0.3], "teachers": ["dense"], "temperatures": [2], "alphas": [0.8]}
+MLP = {"settings": SETTINGS, "seeds": 2, "noise_rates": [0.3], "distillation": STUDENTS}
+PROFILE = {
+    "profile": "mine",
+    "about": "two seeds and their students",
+    "tour": {"arch": "mlp", "noise_rate": 0.3},
+    "base": {},
+    "architectures": {"mlp": MLP},
+}
+
+
+@pytest.fixture
+def home(home, monkeypatch):
+    """That place with the finished runs of ``mine``, trained by a commit; its reference is in ``reference``."""
+    monkeypatch.setattr("sdd_utils.deploy.SECONDS", 0.01)
+    monkeypatch.setattr("sdd_utils.figures.save_all", lambda *_: None)
+    monkeypatch.setattr("sdd_utils.publish.REFERENCE", home / "reference")
+    trained_by(monkeypatch, "a" * 40)
+    (home / "profiles" / "mine.yaml").write_text(yaml.safe_dump(PROFILE))
+    assert train("mine", runs=home) == Outcome()
+    return home
+
+
+def trained_by(monkeypatch, commit):
+    for module in ("results", "experiment"):
+        monkeypatch.setattr(f"sdd_utils.{module}.commit", lambda: commit)
+
+
+def reference(home):
+    """All that was published, but for what the clock measured."""
+    folder = home / "reference" / "mine"
+    deployed = pd.read_csv(folder / "deployment.csv")
+    timeless = deployed.drop(columns=[c for c in deployed if c.startswith("ms_")]).to_csv()
+    return {path.name: path.read_text() for path in folder.iterdir()} | {"deployment.csv": timeless}
+
+
+@pytest.mark.parametrize("parts", [["seed=0", "seed=1"], ["seed=1", "seed=0"], ["method=vanilla", "method=kd"]])
+def test_runs_that_are_added_give_what_publishing_all_at_once_does(home, parts):
+    publish("mine", home)
+    at_once = reference(home)
+    assert set(at_once) == {"levels.csv", "weights.csv", "claims.csv", "deployment.csv", "provenance.json"}
+    assert json.loads(at_once["provenance.json"])["runs_by_commit"] == {"a" * 40: 4}
+    for path in (home / "reference" / "mine").iterdir():
+        path.unlink()
+    (home / "reference" / "mine").rmdir()
+    for part in parts:
+        publish("mine", home, part)
+    in_parts = reference(home)
+    if parts[0] == "seed=1":  # whose network is exported then, being the first
+        assert in_parts.pop("deployment.csv") != at_once.pop("deployment.csv")
+    assert in_parts == at_once
+
+
+def test_what_the_reference_holds_is_not_added_again(home):
+    publish("mine", home, "seed=0")
+    before = reference(home)
+    with pytest.raises(ConfigError, match=r"only: 1 of these runs are in the reference already \(digits-mlp16-.*-s0"):
+        publish("mine", home, "method=vanilla")
+    assert reference(home) == before
+
+
+def test_students_alone_make_no_reference(home):
+    with pytest.raises(ConfigError, match="only: a reference without a vanilla curve"):
+        publish("mine", home, "method=kd")
+    assert not (home / "reference").exists()
+
+
+@pytest.mark.parametrize(("field", "other"), [("cpu", "an older one"), ("gpu", "NVIDIA H200"), ("threads", 8)])
+def test_runs_of_another_machine_are_not_mixed_in(home, field, other):
+    publish("mine", home, "seed=0")
+    path = home / "reference" / "mine" / "provenance.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: other}))
+    with pytest.raises(ConfigError, match=f"{field}: a reference comes from one kind of machine: {other} or "):
+        publish("mine", home, "seed=1")
+
+
+@pytest.mark.parametrize("commit", ["unknown", "b" * 40 + "-dirty"])
+def test_code_that_is_in_no_commit_makes_no_reference(home, monkeypatch, commit):
+    trained_by(monkeypatch, commit)
+    larger = PROFILE | {"architectures": {"mlp": MLP | {"seeds": 3}}}
+    (home / "profiles" / "mine.yaml").write_text(yaml.safe_dump(larger))
+    with pytest.raises(ResultsMissing, match="2 runs of mine are not finished"):
+        publish("mine", home)
+    assert train("mine", runs=home) == Outcome()
+    with pytest.raises(ConfigError, match="commit: a reference comes from committed code"):
+        publish("mine", home)
+    publish("mine", home, "seed=0")  # those of before

@@ -37,14 +37,19 @@ def grid(levels: pd.DataFrame) -> pd.DataFrame:
         curves = curves_of(part)
         rebound = measure_dip(curves).rebound
         mean, sparsity = curves.mean(axis=0), part.groupby("level")["sparsity"].first().to_numpy()
-        plain = vanilla(levels, *key[:2])
-        sweet = [select_level(plain[plain["seed"] == seed], "sparse") for seed in sorted(part["seed"].unique())]
         row = dict(zip([*SETTING, "temperature", "alpha"], key, strict=True))
         row |= {"val": 100 * part["val_acc"].mean(), "seeds": len(curves)}
         row |= {"rebound": rebound.value, "low": rebound.low, "high": rebound.high}
-        row["sweet"] = 100 * sum(curve[level] for curve, level in zip(curves, sweet, strict=True)) / len(curves)
+        row["sweet"] = sweet_accuracy(part, vanilla(levels, *key[:2])).mean()
         rows.append(row | {"kept": 100 * sparsity[mean >= mean.max() - 0.01].max()})
     return pd.DataFrame(rows)
+
+
+def sweet_accuracy(students: pd.DataFrame, plain: pd.DataFrame) -> pd.Series:
+    """Test accuracy (%) by seed of one setting's students, at the level that would be that seed's sparse teacher."""
+    levels = {seed: select_level(curve, "sparse") for seed, curve in plain.groupby("seed")}
+    there = students[students["level"] == students["seed"].map(levels)]
+    return 100 * there.set_index("seed")["test_acc"].sort_index()
 
 
 def chosen(table: pd.DataFrame, fixed: dict[str, tuple[float, float]]) -> pd.DataFrame:

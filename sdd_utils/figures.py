@@ -270,6 +270,7 @@ def draw_panels(panels: dict[str, Lines], phases_of: str | None = None, columns:
     for line in axes:
         line[0].set_ylabel("test accuracy (%)")
     _clip(axes[0, 0])
+    _make_room(axes.flat[: len(panels)])
     return fig
 
 
@@ -286,6 +287,16 @@ def _grid(panels: int, columns: int = 3) -> tuple[Figure, np.ndarray]:
 def _clip(ax: Axes) -> None:
     low, high = ax.get_ylim()
     ax.set_ylim(max(low, 0), min(high, 102))  # the band of a few seeds can reach beyond what is possible
+
+
+def _make_room(axes: np.ndarray) -> None:
+    """Lower the accuracy axis, to 0 at most, until the legends at its lower left lie below the curves."""
+    low, high = axes[0].get_ylim()
+    for ax in axes:
+        room = 0.05 + 0.085 * len(ax.lines)  # that a legend with so many lines takes, a share of the axis
+        above = min(line.get_ydata()[line.get_xdata() >= 9].min() for line in ax.lines)
+        low = min(low, (above - room * high) / (1 - room))
+    axes[0].set_ylim(max(low, 0), high)
 
 
 def _nothing() -> Figure:

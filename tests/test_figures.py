@@ -1,4 +1,4 @@
-"""Profiles that lack something: figures and notebooks leave it out."""
+"""What profiles lack, figures and notebooks leave out; what they show can be read."""
 
 import numpy as np
 import pytest
@@ -38,3 +38,13 @@ def test_a_profile_without_students_is_spared_the_notebooks_about_them():
     plain = {name: plan.model_copy(update={"distillation": []}) for name, plan in profile.architectures.items()}
     missing = {*notebooks_for(profile)} - {*notebooks_for(profile.model_copy(update={"architectures": plain}))}
     assert {path.stem for path in missing} == {"03_distillation", "04_cost"}
+
+
+def test_legends_lie_below_the_curves():
+    """Where all curves run high, as those of few seeds on CIFAR do, the axis goes lower."""
+    fig = figures.cure(load_levels("reference", "cifar10-small"), "resnet18", 0.5)
+    fig.canvas.draw()
+    (ax,) = fig.axes
+    legend = ax.get_legend().get_window_extent()
+    dots = [dot for line in ax.lines for dot in ax.transData.transform(line.get_xydata())]
+    assert legend.count_contains(dots) == 0

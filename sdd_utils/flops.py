@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import torch
+import torch.nn as nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -17,23 +18,20 @@ class FlopCount:
 
     def __init__(self, exp: Experiment):
         model = build_model(exp)
-        images = torch.zeros(2, *exp.facts.image_shape)  # two, because batch norm refuses to train on one
-        layers = prunable_layers(model)
+        layers = {name: m for name, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
         reached: dict[str, bool] = {}  # whether the gradient goes on to the layer's input: not to the images
         for name, layer in layers.items():
             layer.register_forward_hook(lambda _, x, __, name=name: reached.update({name: x[0].requires_grad}))
         # The counter does not know every fused attention kernel, so attention is counted as the two products it is.
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as forward:
-            loss = model(images).sum()
-        with FlopCounterMode(display=False) as backward:
-            loss.backward()
-        self.forward = forward.get_total_flops() / 2
-        self.step = self.forward + backward.get_total_flops() / 2
-        # Only forward FLOPs are told apart by layer reliably. Backward is one product of that size for the weights'
-        # gradient, and one for the input's.
-        counts = {name: sum(ops.values()) / 2 for name, ops in forward.get_flop_counts().items()}
-        root = type(model).__name__
-        self._forward_layers = {name: counts[f"{root}.{name}"] for name in layers}
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            model(torch.zeros(2, *exp.facts.image_shape))  # two, because batch norm refuses to train on one
+        counts, root = counter.get_flop_counts(), type(model).__name__
+        forward = {name: sum(counts[f"{root}.{name}"].values()) / 2 for name in layers}
+        self.forward = counter.get_total_flops() / 2
+        # Backward is, of every product, one of that size for the gradient of each factor that has one. The counter is
+        # not asked, since it counts all pairs of channels in a grouped convolution's backward pass.
+        self.step = 3 * self.forward - sum(forward[name] for name in layers if not reached[name])
+        self._forward_layers = {name: forward[name] for name in prunable_layers(model)}
         self._step_layers = {name: flops * (2 + reached[name]) for name, flops in self._forward_layers.items()}
 
     def training(self, density: dict[str, float]) -> float:
@@ -45,10 +43,13 @@ class FlopCount:
         return self.forward - sum(f * (1 - density[name]) for name, f in self._forward_layers.items())
 
 
+NETWORK = ("arch", "width", "vit", "dataset")
+"""The settings that decide what a network computes."""
+
+
 def flop_count(exp: Experiment) -> FlopCount:
     """The count for an experiment; made once for each network."""
-    only_the_network = {"arch": exp.arch, "width": exp.width, "vit": exp.vit, "dataset": exp.dataset}
-    return _flop_count(Experiment.model_construct(**only_the_network))
+    return _flop_count(Experiment.model_construct(**{name: getattr(exp, name) for name in NETWORK}))
 
 
 _flop_count = cache(FlopCount)

@@ -1,9 +1,10 @@
 import pytest
+import torch.nn as nn
 from conftest import SMALL_VIT
 
 from sdd_utils.data import load
 from sdd_utils.experiment import level_flops, new_network
-from sdd_utils.flops import flop_count
+from sdd_utils.flops import FlopCount, flop_count
 
 
 def test_flops_of_an_mlp_are_those_counted_by_hand(small):
@@ -34,6 +35,16 @@ def test_flops_of_a_convolutional_network_are_those_counted_by_hand(small):
     flops = flop_count(small(arch="vgg_like", width=2))
     assert flops.forward == sum(convolutions) + linear
     assert flops.step == 2 * convolutions[0] + 3 * (sum(convolutions[1:]) + linear)
+
+
+def test_flops_of_grouped_convolutions_are_those_counted_by_hand(small, monkeypatch):
+    # 3×3 kernels on 8×8 pixels: one channel to eight, then each of the eight by itself; then 512 numbers to 10 classes.
+    layers = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Flatten(), nn.Linear(512, 10)
+    monkeypatch.setattr("sdd_utils.flops.build_model", lambda _: nn.Sequential(*layers))
+    flops, convolution = FlopCount(small()), 2 * 8 * 8 * 8 * 9
+    assert flops.forward == 2 * convolution + 2 * 512 * 10
+    assert flops.step == 5 * convolution + 3 * 2 * 512 * 10
+    assert flops.training(dict.fromkeys(flops._step_layers, 0.0)) == 0
 
 
 def test_attention_is_counted(small):

@@ -11,11 +11,11 @@ from sdd_utils.choose import stopped, validation_images
 from sdd_utils.cost import spent
 from sdd_utils.curves import (
     DATASET_NAMES,
-    NAMES,
     best_penalty,
     penalised,
     penalties,
     select,
+    setting_name,
     student,
     vanilla,
     vanilla_settings,
@@ -30,7 +30,7 @@ def claims_table(levels: pd.DataFrame) -> pd.DataFrame:
     """All claims that ``levels`` (one profile) can speak to, in CLAIM_COLUMNS, sorted by claim."""
     rows = []
     for dataset, part in levels.groupby("dataset", sort=False):
-        prefix = f"{DATASET_NAMES[dataset]}, " if levels["dataset"].nunique() > 1 else ""
+        prefix = f"{DATASET_NAMES.get(dataset, dataset)}, " if levels["dataset"].nunique() > 1 else ""
         rows += _claims_of_dataset(part, prefix)
     if not any(row["claim"] == "C6" for row in rows):
         human = {"claim": "C6", "statement": "the same holds under CIFAR-100N's human label noise", "paper": "yes"}
@@ -42,7 +42,7 @@ def _claims_of_dataset(levels: pd.DataFrame, prefix: str) -> list[dict]:
     ends = stopped(spent(levels), validation_images(levels))
     rows = []
     for arch, rate in vanilla_settings(levels):
-        where, plain = f"{prefix}{NAMES[arch]}, ε = {rate:g}: ", vanilla(levels, arch, rate)
+        where, plain = f"{prefix}{setting_name(arch, rate)}: ", vanilla(levels, arch, rate)
         rows.append(occurs(where, plain))
         if len(penalties(levels, arch, rate)) > 1:
             best = penalised(levels, arch, rate, best_penalty(levels, arch, rate))

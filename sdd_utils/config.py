@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from sdd_utils.errors import ConfigError
 
-REGULAR_WEIGHT_DECAY = {"mlp": 1e-4, "resnet18": 1e-4, "vgg_like": 1e-4, "vit": 0.03}
+REGULAR_WEIGHT_DECAY = {"mlp": 1e-4, "resnet18": 1e-4, "vit": 0.03, "vgg_like": 1e-4}
 """The paper's regular λ by architecture (authors' code). The MLP is ours and takes the convolutional value."""
 
 
@@ -107,7 +107,7 @@ class Experiment(Settings):
     flip: bool = False  # random horizontal flip
 
     # Network
-    arch: Literal["mlp", "resnet18", "vit", "vgg_like"]
+    arch: Literal[*REGULAR_WEIGHT_DECAY]
     width: Count  # mlp: hidden units; resnet18, vgg_like: channels of the first stage; vit: embedding dimension
     vit: ViTShape | None = None
 

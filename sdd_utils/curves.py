@@ -25,7 +25,19 @@ def vanilla_settings(levels: pd.DataFrame) -> list[tuple[str, float]]:
     """(arch, noise_rate) of every vanilla curve, in the order of NAMES."""
     plain = levels[levels["method"] == "vanilla"]
     found = set(zip(plain["arch"], plain["noise_rate"], strict=True))
-    return sorted(found, key=lambda s: (list(NAMES).index(s[0]), s[1]))
+    order = architectures(plain)
+    return sorted(found, key=lambda s: (order.index(s[0]), s[1]))
+
+
+def architectures(rows: pd.DataFrame) -> list[str]:
+    """Those of the rows, in the order of NAMES; others after them."""
+    known = list(NAMES)
+    return sorted(set(rows["arch"]), key=lambda arch: (known.index(arch) if arch in known else len(known), arch))
+
+
+def setting_name(arch: str, noise_rate: float) -> str:
+    """A setting, as figures and tables call it."""
+    return f"{NAMES.get(arch, arch)}, ε = {noise_rate:g}"
 
 
 def taught_settings(levels: pd.DataFrame) -> list[tuple[str, float]]:
@@ -53,13 +65,18 @@ def student(levels: pd.DataFrame, arch: str, noise_rate: float, teacher: str) ->
 
 def penalised(levels: pd.DataFrame, arch: str, noise_rate: float, weight_decay: float) -> pd.DataFrame:
     """Rows without a teacher at one λ, regular or not."""
-    rows = levels[(levels["method"] != "kd") & (levels["weight_decay"] == weight_decay)]
-    return select(rows, [(arch, noise_rate)])
+    rows = untaught(levels)
+    return select(rows[rows["weight_decay"] == weight_decay], [(arch, noise_rate)])
 
 
 def penalties(levels: pd.DataFrame, arch: str, noise_rate: float) -> list[float]:
     """The λ at which there are curves without a teacher, in increasing order."""
-    return sorted(select(levels[levels["method"] != "kd"], [(arch, noise_rate)])["weight_decay"].unique())
+    return sorted(select(untaught(levels), [(arch, noise_rate)])["weight_decay"].unique())
+
+
+def untaught(levels: pd.DataFrame) -> pd.DataFrame:
+    """The rows that differ in λ alone: vanilla's, and those of the other λ."""
+    return levels[levels["method"].isin(["vanilla", "l2"])]
 
 
 def best_penalty(levels: pd.DataFrame, arch: str, noise_rate: float) -> float:

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdd_utils import datasets
-from sdd_utils.config import Experiment
+from sdd_utils.config import DATASETS, HUMAN_NOISE, Experiment
 from sdd_utils.datasets import Images
+from sdd_utils.errors import DataError
 from sdd_utils.seeding import generator
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -78,6 +79,10 @@ def symmetric_noise(labels: Tensor, rate: float, classes: int, rng: torch.Genera
     return noisy
 
 
+NOISE = {"symmetric": symmetric_noise}
+"""How wrong labels are drawn, by ``noise_kind``; people's are not drawn."""
+
+
 def load(exp: Experiment, device: str | torch.device = "cpu") -> Data:
     """The experiment's data on ``device``: split, corrupted and normalised as its seed says.
 
@@ -99,7 +104,7 @@ def load(exp: Experiment, device: str | torch.device = "cpu") -> Data:
         noisy = human(exp.dataset, exp.human_labels)
     else:
         for part in (train, val):
-            noisy[part] = symmetric_noise(pool.labels[part], exp.noise_rate, pool.classes, rng)
+            noisy[part] = NOISE[exp.noise_kind](pool.labels[part], exp.noise_rate, pool.classes, rng)
     normalise = _normalise(exp.dataset, pool.images[train], device)
 
     def split(images: Tensor, labels: Tensor, clean: Tensor, index: Tensor) -> Split:
@@ -111,7 +116,14 @@ def load(exp: Experiment, device: str | torch.device = "cpu") -> Data:
 
 def source(dataset: str) -> tuple[Images, Images | None]:
     """A dataset as it comes: training images, and test images if there is such a split. Raises DataError."""
-    return _read(dataset.removesuffix("n"), datasets.DATA)  # CIFAR-N has CIFAR's images
+    # CIFAR-N has CIFAR's images.
+    pool, test = _read(dataset.removesuffix("n") if dataset in HUMAN_NOISE else dataset, datasets.DATA)
+    shape, classes, *numbers = DATASETS[dataset]
+    found = [len(pool.labels) - numbers[1], numbers[1]] if test is None else [len(pool.labels), len(test.labels)]
+    if (pool.images.shape[1:], pool.classes, found) != (shape, classes, numbers):
+        there = f"{found} images of {tuple(pool.images.shape[1:])} and {pool.classes} classes"
+        raise DataError(f"{dataset}: has {there}, and config.DATASETS says {numbers}, {shape} and {classes}")
+    return pool, test
 
 
 @cache

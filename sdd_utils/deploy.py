@@ -67,8 +67,8 @@ def links(model: nn.Module) -> Iterator[Link]:
         norms = [layer for layer in model if isinstance(layer, nn.BatchNorm2d)]
         for maker, norm, reader in zip(layers, norms, layers[1:], strict=False):
             yield Link(maker, norm, reader, lambda x, norm=norm: _normed(torch.relu(x), norm))
-    else:
-        for block in model.blocks:
+    else:  # a ViT; of a network that is not known here nothing is cut
+        for block in getattr(model, "blocks", ()):
             yield Link(block.mlp.fc1, None, block.mlp.fc2, block.mlp.act)
 
 

@@ -15,7 +15,18 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sdd_utils.analysis import Estimate, curves_of, measure_dip
 from sdd_utils.cost import COSTS, MEASURED, PIPELINES, front, spent
-from sdd_utils.curves import NAMES, penalised, penalties, select, student, taught_settings, vanilla, vanilla_settings
+from sdd_utils.curves import (
+    NAMES,
+    architectures,
+    penalised,
+    penalties,
+    select,
+    setting_name,
+    student,
+    taught_settings,
+    vanilla,
+    vanilla_settings,
+)
 from sdd_utils.profiles import load_profile
 from sdd_utils.results import WEIGHT_BIN, WEIGHT_BINS, load_levels, load_weights, of_dataset
 
@@ -39,6 +50,7 @@ def use_style() -> None:
 
 def draw_curves(ax: Axes, rows: pd.DataFrame, column: str = "test_acc", **style) -> None:
     """Mean over seeds of ``column`` (a share, drawn in %) against the share of remaining weights, with its band."""
+    curves_of(rows)  # raises where the rows are not one setting's, whose mean would be drawn as if it were
     data = rows.assign(remaining=100 * (1 - rows["sparsity"]), percent=100 * rows[column])
     sns.lineplot(data, x="remaining", y="percent", ax=ax, errorbar=_interval, err_kws={"lw": 0}, **style)
 
@@ -93,7 +105,7 @@ def tour(levels: pd.DataFrame, arch: str, noise_rate: float) -> Figure:
 def cure(levels: pd.DataFrame, arch: str, noise_rate: float) -> Figure:
     """The dip and what removes it: vanilla pruning, its phases behind it, beside its two students."""
     setting = (arch, noise_rate)
-    return draw_panels({setting_title(*setting): _methods(levels, *setting)}, phases_of=METHOD_LABELS["none"])
+    return draw_panels({setting_name(*setting): _methods(levels, *setting)}, phases_of=METHOD_LABELS["none"])
 
 
 def baseline(levels: pd.DataFrame) -> Figure:
@@ -105,7 +117,7 @@ def baseline(levels: pd.DataFrame) -> Figure:
         rates = sorted(rows["noise_rate"].unique())
         return [(f"ε = {r:g}", rows[rows["noise_rate"] == r], c) for r, c in zip(rates, _shades(rates), strict=True)]
 
-    return draw_panels({NAMES[arch]: lines(arch) for arch in NAMES if arch in set(plain["arch"])})
+    return draw_panels({NAMES.get(arch, arch): lines(arch) for arch in architectures(plain)})
 
 
 def l2_sweep(levels: pd.DataFrame) -> Figure:
@@ -117,13 +129,13 @@ def l2_sweep(levels: pd.DataFrame) -> Figure:
         return [(f"λ = {d:g}", penalised(levels, arch, rate, d), colour) for d, colour in shades]
 
     settings = [s for s in vanilla_settings(levels) if len(penalties(levels, *s)) > 1]
-    return draw_panels({setting_title(*s): lines(*s) for s in settings})
+    return draw_panels({setting_name(*s): lines(*s) for s in settings})
 
 
 def distillation(levels: pd.DataFrame) -> Figure:
     """Vanilla beside its students: one panel for each (architecture, ε) that has students; vanilla's phases behind."""
     settings = taught_settings(levels)
-    return draw_panels({setting_title(*s): _methods(levels, *s) for s in settings}, phases_of=METHOD_LABELS["none"])
+    return draw_panels({setting_name(*s): _methods(levels, *s) for s in settings}, phases_of=METHOD_LABELS["none"])
 
 
 PIPELINE_COLOURS = {"vanilla": "0.25", "l2": GREEN, "sparse": BLUE, "dense": ORANGE}
@@ -152,7 +164,7 @@ def frontier(levels: pd.DataFrame, remaining: float = 10.0) -> Figure:
         for pipeline in (name for name in PIPELINES if name in set(mine["pipeline"])):
             rows, colour = mine[mine["pipeline"] == pipeline], PIPELINE_COLOURS[pipeline]
             ax.scatter(rows["spent"], rows["percent"], s=9, color=colour, label=PIPELINES[pipeline], lw=0)
-        ax.set_title(setting_title(*setting), fontsize=9)
+        ax.set_title(setting_name(*setting), fontsize=9)
         ax.set(xscale="log", xlabel=f"spent on training ({unit})")
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
@@ -173,7 +185,7 @@ def weights(histograms: pd.DataFrame, remaining: tuple[float, ...] = (50, 5, 1))
     rates the first is shown. The outermost bins, which hold all that lies beyond, count and are not drawn.
     """
     limit = WEIGHT_BIN * WEIGHT_BINS / 2
-    archs = [a for a in NAMES if histograms.query("arch == @a")["weight_decay"].nunique() > 1]
+    archs = [a for a in architectures(histograms) if histograms.query("arch == @a")["weight_decay"].nunique() > 1]
     if not archs:
         return _nothing()
     fig, axes = plt.subplots(len(archs), len(remaining), figsize=(COLUMN * 2, 1.6 * len(archs) + 0.3), squeeze=False)
@@ -191,7 +203,7 @@ def weights(histograms: pd.DataFrame, remaining: tuple[float, ...] = (50, 5, 1))
                 style = {"color": colour, "alpha": 0.6, "lw": 0, "label": f"λ = {decay:g}"}
                 ax.bar(centre[inner], density[inner], WEIGHT_BIN, **style)
             left = 100 * (1 - at["sparsity"].iat[0])
-            ax.set_title(f"{setting_title(arch, at['noise_rate'].iat[0])}, {left:.2g} % left", fontsize=8)
+            ax.set_title(f"{setting_name(arch, at['noise_rate'].iat[0])}, {left:.2g} % left", fontsize=8)
             ax.set_xlim(-limit, limit)
         row[0].legend(fontsize=6)
         row[0].set_ylabel("density")
@@ -313,8 +325,3 @@ def _methods(levels: pd.DataFrame, arch: str, rate: float) -> Lines:
 
 def _shades(values: list[float]) -> list:
     return sns.color_palette("viridis", len(values))
-
-
-def setting_title(arch: str, rate: float) -> str:
-    """A setting, as panels are headed."""
-    return f"{NAMES[arch]}, ε = {rate:g}"

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from sdd_utils.claims import claims_table
 from sdd_utils.config import Experiment
+from sdd_utils.curves import untaught
 from sdd_utils.energy import check_country
 from sdd_utils.errors import ResultsMissing
 from sdd_utils.files import is_sealed, read_csv, write_csv
@@ -113,7 +114,7 @@ def tabulate(name: str, runs: Path = RUNS) -> dict[str, pd.DataFrame]:
 def _histograms(folders: list[Path], levels: pd.DataFrame) -> pd.DataFrame:
     histograms = pd.concat([read_csv(folder / "weights.csv").assign(run_id=folder.name) for folder in folders])
     keys = ["dataset", "arch", "noise_rate", "weight_decay", "level", "sparsity", "bin"]
-    plain = levels[(levels["method"] != "kd") & (levels["level"] % 3 == 0)]  # enough for figures, and a small file
+    plain = untaught(levels[levels["level"] % 3 == 0])  # enough for figures, and a small file
     return plain.merge(histograms, on=["run_id", "level"]).groupby(keys, as_index=False)["count"].sum()
 
 

@@ -11,8 +11,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from sdd_utils.analysis import curves_of, measure_dip, select_level
-from sdd_utils.curves import select, vanilla
-from sdd_utils.figures import BLUE, COLUMN, GREEN, ORANGE, PURPLE, draw_panels, setting_title
+from sdd_utils.curves import select, setting_name, vanilla
+from sdd_utils.figures import BLUE, COLUMN, GREEN, ORANGE, PURPLE, draw_panels
 
 SETTING = ["arch", "noise_rate", "teacher"]
 HEAT_MAPS = {
@@ -88,7 +88,7 @@ def heat_map(table: pd.DataFrame, column: str) -> Figure:
             sns.heatmap(values, ax=ax, **style, **limits)
             ax.set(xlabel="", ylabel="")
             if ax in axes[0]:
-                ax.set_title(setting_title(*setting), fontsize=8)
+                ax.set_title(setting_name(*setting), fontsize=8)
             if ax in axes[-1]:
                 ax.set_xlabel("τ")
         line[0].set_ylabel(f"{rule} teacher\nα")
@@ -108,7 +108,7 @@ def bad_teachers(levels: pd.DataFrame) -> Figure:
         taught = [(f"{rule} teacher", here[here["teacher"] == rule], colour) for rule, colour in BAD_TEACHERS.items()]
         return [("no teacher", vanilla(levels, *setting), "0.25"), *(line for line in taught if len(line[1]))]
 
-    return draw_panels({setting_title(*setting): lines(setting) for setting in shared}, "no teacher", columns=2)
+    return draw_panels({setting_name(*setting): lines(setting) for setting in shared}, "no teacher", columns=2)
 
 
 def figures(levels: pd.DataFrame) -> dict[str, Figure]:

@@ -59,6 +59,16 @@ def test_a_pipeline_pays_for_its_levels_its_teacher_and_its_search(charge, pipel
         assert paid(charge, pipeline, level, cost) == pytest.approx(expected)
 
 
+def test_a_way_to_train_that_is_not_known_here_is_no_search_of_a_penalty():
+    more = pd.concat([LEVELS, rows("label smoothing", price=11.0)], ignore_index=True)
+    pd.testing.assert_frame_equal(spent(more), spent(LEVELS))
+
+
+def test_curves_that_cannot_be_told_apart_are_not_added_up():
+    with pytest.raises(ValueError, match="the same seed and level occur twice"):
+        spent(pd.concat([LEVELS, rows()], ignore_index=True))
+
+
 def test_what_students_share_adds_up_to_what_their_teachers_cost():
     three = pd.concat([LEVELS, rows("kd", 7.0, teacher="sparse", teacher_arch="mlp", arch="vgg_like"),
                        rows("vanilla", 2.0, arch="vgg_like")], ignore_index=True)  # fmt: skip

@@ -1,7 +1,9 @@
 import pytest
 import torch
 
+from sdd_utils.config import DATASETS
 from sdd_utils.data import Normalise, Split, augmented, batches, load, pad, symmetric_noise
+from sdd_utils.errors import DataError
 from sdd_utils.seeding import generator
 
 
@@ -19,6 +21,17 @@ def test_wrong_classes_are_drawn_uniformly():
     counts = symmetric_noise(labels, 0.9999999, 10, generator(0)).bincount(minlength=10)
     assert counts[0] == 0
     assert (counts[1:] - 10_000).abs().max() < 500  # five standard deviations of a binomial
+
+
+def test_a_kind_of_noise_that_nothing_draws_is_not_taken_for_another(small):
+    with pytest.raises(KeyError, match="pair"):
+        load(small().model_copy(update={"noise_kind": "pair"}))
+
+
+def test_a_dataset_is_what_the_settings_take_it_for(small, monkeypatch):
+    monkeypatch.setitem(DATASETS, "digits", DATASETS["digits"]._replace(train=900))
+    with pytest.raises(DataError, match=r"digits: has \[1000, 797\] images .*config.DATASETS says \[900, 797\]"):
+        load(small())
 
 
 def test_split_is_disjoint_sized_and_follows_the_seed(small):

@@ -1,10 +1,13 @@
 """What profiles lack, figures and notebooks leave out; what they show can be read."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
 from sdd_utils import figures
+from sdd_utils.claims import claims_table
+from sdd_utils.config import REGULAR_WEIGHT_DECAY
 from sdd_utils.profiles import load_profile
 from sdd_utils.reproduce import notebooks_for
 from sdd_utils.results import load_levels
@@ -26,6 +29,20 @@ def test_without_wrong_labels_none_are_memorised(levels):
     _, below = figures.tour(levels, **setting).axes
     _, clean = figures.tour(levels.assign(memorised=np.nan), **setting).axes
     assert (len(below.lines), len(clean.lines)) == (2, 1)
+
+
+@pytest.mark.parametrize("figure", [figures.baseline, figures.l2_sweep, figures.distillation])
+def test_curves_that_cannot_be_told_apart_are_not_drawn_as_their_mean(levels, figure):
+    with pytest.raises(ValueError, match="the same seed and level occur twice"):
+        figure(pd.concat([levels, levels], ignore_index=True))
+
+
+def test_an_architecture_without_a_name_of_its_own_is_drawn_like_the_others(levels, monkeypatch):
+    monkeypatch.setitem(REGULAR_WEIGHT_DECAY, "mobilenet", 1e-4)
+    mine = levels.assign(arch=levels["arch"].replace("mlp", "mobilenet"))
+    assert [ax.get_title() for ax in figures.baseline(mine).axes] == ["ResNet-18", "ViT", "mobilenet"]
+    statements = claims_table(mine)["statement"]
+    assert statements.str.startswith("mobilenet, ε = 0.3: ").sum() == statements.str.startswith("ViT, ε = 0.3: ").sum()
 
 
 def test_curves_that_keep_more_than_a_tenth_have_no_frontier(levels):

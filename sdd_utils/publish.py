@@ -69,5 +69,6 @@ def _joined(name: str, held: dict[str, pd.DataFrame], new: dict[str, pd.DataFram
         keys = [column for column in weights if column != "count"]
         tables["weights"] = weights.groupby(keys, as_index=False)["count"].sum()
         deployed, more = held.get("deployment", new["deployment"][:0]), new["deployment"]  # older references have none
-        tables["deployment"] = pd.concat([deployed, more[~more["arch"].isin(deployed["arch"])]], ignore_index=True)
+        more = more[~more["arch"].isin(deployed["arch"])]
+        tables["deployment"] = pd.concat([deployed, more], ignore_index=True) if len(more) else deployed
     return tables

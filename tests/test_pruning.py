@@ -5,6 +5,7 @@ from conftest import SMALL_VIT
 from torch.nn.utils import prune
 
 from sdd_utils.data import load
+from sdd_utils.errors import ConfigError
 from sdd_utils.experiment import new_network
 from sdd_utils.models import Spread, build_model
 from sdd_utils.pruning import SparseNetwork
@@ -55,6 +56,31 @@ def test_equal_magnitudes_fall_in_the_order_of_the_vector(small):
     cut = len(net.mask) - net.remaining
     assert not net.mask[:cut].any()
     assert net.mask[cut:].all()
+
+
+def test_weights_that_have_decayed_to_zero_are_pruned_no_faster(small):
+    """They are as small as the pruned ones, and more of them than the level removes."""
+    net = new_network(small(), load(small()))
+    net.prune(1, 0.2)
+    net.weights[net.mask.nonzero()[::2]] = 0
+    net.prune(2, 0.2)
+    assert net.remaining == net.kept(2, 0.2)
+
+
+def test_a_level_that_would_remove_nothing_is_refused_with_all_before_it_allowed(small):
+    net = new_network(small(), load(small()))  # 1,440 weights: halved ten times, one is left, and 0.7 are one as well
+    net.check_levels(10, 0.5)
+    with pytest.raises(ConfigError, match="levels: after 10 of 11 there is hardly anything left to prune: 1 of 1440"):
+        net.check_levels(11, 0.5)
+
+
+def test_the_density_of_a_layer_is_the_share_of_its_weights_that_survive(exp):
+    net = new_network(exp, load(exp))
+    first, *others = net.layers
+    net.mask[: net.sizes[0] // 4] = 0
+    density = net.layer_density()
+    assert density.pop(first) == pytest.approx(1 - net.sizes[0] // 4 / net.sizes[0])
+    assert density == dict.fromkeys(others, 1.0)
 
 
 @pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.5}])

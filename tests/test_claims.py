@@ -3,10 +3,10 @@ import pandas as pd
 import pytest
 from test_analysis import FLAT, LEVELS, one_dip, table
 
-from sdd_utils.analysis import NEGLIGIBLE
+from sdd_utils.analysis import NEGLIGIBLE, select_level
 from sdd_utils.claims import CLAIM_COLUMNS, claims_table
 from sdd_utils.cost import COSTS
-from sdd_utils.curves import best_penalty
+from sdd_utils.curves import best_penalty, teachers
 
 SEEDS = 4
 
@@ -103,6 +103,24 @@ def test_the_best_penalty_is_chosen_on_validation():
     good_on_test = rows(FLAT, "l2", weight_decay=1e-1).assign(val_acc=0.1)
     levels = pd.concat([VANILLA.assign(val_acc=1.0), good_on_validation, good_on_test])
     assert best_penalty(levels, "mlp", 0.3) == 1e-2
+
+
+def test_the_best_penalty_is_that_of_the_best_pruned_network_not_of_the_dense_one():
+    steady = rows(FLAT, "l2", weight_decay=1e-2).assign(val_acc=0.5)
+    collapsing = rows(FLAT, "l2", weight_decay=1e-1).assign(val_acc=lambda t: np.where(t["level"] == 0, 0.9, 0.1))
+    assert best_penalty(pd.concat([VANILLA, steady, collapsing]), "mlp", 0.3) == 1e-2
+
+
+def test_the_teachers_shown_are_those_that_the_profile_selects():
+    right = 0.5 + 0.01 * np.arange(LEVELS)
+    seen = {"val_acc": np.tile(right, SEEDS), "test_acc": np.tile(right[::-1], SEEDS), "memorised": 0.0}
+    plain = rows(FLAT).assign(**seen)
+    one = plain.query("seed == 0")
+    levels = pd.concat([plain, rows(FLAT, "kd", teacher="sparse", teacher_arch="mlp")])
+    for selection in ("validation", "test"):
+        shown = teachers(levels, selection).query("rule == 'sparse'")["level"]
+        assert shown.tolist() == [select_level(one, "sparse", selection)] * SEEDS
+    assert select_level(one, "sparse") != select_level(one, "sparse", "test")
 
 
 def costs(taught, plain=None, teacher="dense"):

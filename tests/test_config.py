@@ -58,6 +58,25 @@ WRONG = [
 ]
 
 
+PEOPLES = {"dataset": "cifar10n", "noise_kind": "human", "human_labels": "worse_label", "noise_rate": 0.4021}
+OTHER_DATA = [
+    (SMALL, {"noise_rate": 0.1}),
+    (SMALL, {"train_subset": 900}),
+    (SMALL, {"test_subset": 100}),
+    (SMALL, {"val_share": 0.3}),
+    (PEOPLES, {"human_labels": "aggre_label", "noise_rate": 0.0901}),
+]
+
+
+@pytest.mark.parametrize(("base", "change"), OTHER_DATA)
+def test_a_teacher_that_has_seen_other_data_is_refused(base, change):
+    """Among the images that it was trained on could be some that the student is tested on."""
+    mine = SMALL | base
+    taught = mine | {"teacher": {"rule": "dense", "experiment": mine | change}, "temperature": 4, "alpha": 0.9}
+    with pytest.raises(ConfigError, match=f"teacher.experiment.{next(iter(change))}: .* differs from the student's"):
+        Experiment.parse(taught)
+
+
 @pytest.mark.parametrize(("change", "message"), WRONG, ids=[message.split(" (")[0] for _, message in WRONG])
 def test_wrong_settings_are_refused_with_the_field_and_what_is_allowed(change, message):
     with pytest.raises(ConfigError) as error:

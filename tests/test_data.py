@@ -57,6 +57,11 @@ def test_train_and_validation_are_noisy_and_test_is_clean(small):
     assert not data.test.corrupted.any()
 
 
+def test_which_labels_are_wrong_follows_the_seed(small):
+    one, other = (load(small(seed=seed)).train.corrupted for seed in (0, 1))
+    assert not torch.equal(one, other)
+
+
 def test_methods_of_one_seed_see_the_same_data(small, student):
     plain, taught = load(small()), load(student())
     assert torch.equal(plain.train.labels, taught.train.labels)

@@ -118,6 +118,8 @@ def test_an_experiment_on_human_labels_trains_on_what_people_said(root, small):
     for part in (data.train, data.val):
         assert torch.equal(part.labels, (part.clean + part.clean % 2) % 10)
     assert not data.test.corrupted.any()
+    agreed = load(small(dataset="cifar10n", noise_kind="human", human_labels="aggre_label", noise_rate=0.0901))
+    assert torch.equal(agreed.train.labels, agreed.train.clean)  # here, what most people say is right
 
 
 def test_the_command_says_what_is_there(root, monkeypatch, capsys):

@@ -42,7 +42,7 @@ def codecarbon(monkeypatch, hardware=("CPU(Cpu Load)",), gpus=0, fails_in=None, 
     if fails_in != "import":
         module.OfflineEmissionsTracker = Tracker
     source = ModuleType("codecarbon.input")
-    source.DataSource = lambda: SimpleNamespace(get_global_energy_mix_data=lambda: {"FRA": {}})
+    source.DataSource = lambda: SimpleNamespace(get_global_energy_mix_data=lambda: {"FRA": {}, "DEU": {}})
     monkeypatch.setitem(sys.modules, "codecarbon", module)
     monkeypatch.setitem(sys.modules, "codecarbon.input", source)
 
@@ -50,6 +50,21 @@ def codecarbon(monkeypatch, hardware=("CPU(Cpu Load)",), gpus=0, fails_in=None, 
 def read(meter):
     meter.start("level")
     return meter.stop()
+
+
+def test_the_tracker_is_told_the_country_and_charges_each_process_for_itself(monkeypatch):
+    codecarbon(monkeypatch)
+    monkeypatch.setattr(energy, "COUNTRY", "DEU")
+    settings = EnergyMeter().tracker.settings
+    assert (settings["country_iso_code"], settings["tracking_mode"]) == ("DEU", "process")
+
+
+def test_a_workers_meter_knows_how_many_train_beside_it(monkeypatch):
+    codecarbon(monkeypatch)
+    monkeypatch.setenv(energy.AT_A_TIME, "6")
+    monkeypatch.setenv(energy.ON_ONE_GPU, "2")
+    meter = energy.energy_meter.__wrapped__("cpu")
+    assert (meter.at_a_time, meter.on_one_gpu) == (6, 2)
 
 
 def test_an_unknown_country_is_not_taken_for_the_world(monkeypatch):

@@ -274,10 +274,25 @@ def test_rewinding_starts_each_level_from_other_weights(small, tmp_path, monkeyp
     )
     for retrain in ("lr", "init", "random"):
         run_experiment(small(retrain=retrain, levels=2), tmp_path)
-    dense, pruned = starts["init"][0], starts["init"][1]
+    dense, pruned, further = starts["init"]
     assert torch.equal(pruned[pruned != 0], dense[pruned != 0])
+    assert [int((weights == 0).sum()) for weights in (pruned, further)] == [1440 - 1152, 1440 - 922]  # of 1,440, 20 %
     assert not torch.equal(starts["random"][1], starts["random"][2])
     assert not torch.equal(starts["random"][1], starts["init"][1])
+
+
+def test_the_teachers_level_is_chosen_on_the_split_that_the_settings_name(student, tmp_path, monkeypatch):
+    chosen_on = []
+
+    def spy(rows, rule, selection="validation"):
+        chosen_on.append(selection)
+        return select_level(rows, rule, selection)
+
+    monkeypatch.setattr(experiment, "select_level", spy)
+    for exp in (student("sparse"), student("sparse").model_copy(update={"selection": "test"})):
+        run_experiment(exp.teacher.experiment, tmp_path)
+        run_experiment(exp, tmp_path)
+    assert chosen_on == ["validation", "test"]
 
 
 def test_levels_that_nobody_can_ask_for_are_removed(small, tmp_path):

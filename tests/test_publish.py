@@ -1,12 +1,15 @@
 """What becomes of finished runs when they are published: the same reference, whether at once or in parts."""
 
 import json
+import re
+import subprocess
 
 import pandas as pd
 import pytest
 import yaml
 from conftest import SMALL
 
+from sdd_utils import results
 from sdd_utils.errors import ConfigError, ResultsMissing
 from sdd_utils.publish import publish
 from sdd_utils.reproduce import train
@@ -87,6 +90,22 @@ def test_runs_of_another_machine_are_not_mixed_in(home, field, other):
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: other}))
     with pytest.raises(ConfigError, match=f"{field}: a reference comes from one kind of machine: {other} or "):
         publish("mine", home, "seed=1")
+
+
+def test_a_commit_says_whether_files_were_changed_since(tmp_path, monkeypatch):
+    def git(*words):
+        who = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    git("init")
+    (tmp_path / "code.py").write_text("1")
+    git("add", ".")
+    git("commit", "-m", "first")
+    clean = results.commit.__wrapped__()
+    (tmp_path / "code.py").write_text("2")
+    assert re.fullmatch("[0-9a-f]{40}", clean)
+    assert results.commit.__wrapped__() == f"{clean}-dirty"
 
 
 @pytest.mark.parametrize("commit", ["unknown", "b" * 40 + "-dirty"])

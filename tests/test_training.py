@@ -113,6 +113,36 @@ def test_the_first_epoch_has_the_full_rate_however_few_there_are(small):
     assert optimizer.param_groups[0]["lr"] == exp.lr
 
 
+@pytest.mark.parametrize("settings", [SMALL | {"weight_decay": 0.5}, SMALL_VIT | {"weight_decay": 0.5}])
+def test_weight_decay_is_the_experiments(small, settings):
+    exp = small(settings)
+    net = new_network(exp, load(exp))
+    before = net.vector.detach().clone()
+    optimizer, _schedule = make_optimizer(net, exp)
+    optimizer.step()  # without a gradient
+    torch.testing.assert_close(net.vector.data, before * (1 - exp.lr * exp.weight_decay), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(("amp", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_the_precision_of_a_step_is_the_experiments(small, amp, dtype):
+    exp, seen = small(amp=amp), set()
+    data = load(exp)
+    net = new_network(exp, data)
+    net.model.register_forward_hook(lambda model, _, logits: seen.add((model.training, logits.dtype)))
+    train_level(net, data, exp, 0, None)
+    assert seen == {(True, dtype)}
+
+
+def test_a_teacher_with_statistics_of_its_own_is_left_alone_too(student):
+    exp = student(arch="resnet18", width=2, epochs=1, crop_padding=1)
+    data = load(exp)
+    teacher = new_network(exp.teacher.experiment, data)
+    teacher.model.train()
+    before = {name: tensor.clone() for name, tensor in teacher.state().items()}
+    train_level(new_network(exp, data), data, exp, 0, teacher)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state().items())
+
+
 def test_a_student_imitates_and_the_teacher_is_left_alone(student):
     exp = student(epochs=10, noise_rate=0.0)
     data = load(exp)
@@ -156,6 +186,7 @@ def test_measures_count_what_they_say(small):
     seen = measure(net, data.train)
     wrong = data.train.corrupted
     assert seen.accuracy == pytest.approx(700 / 800)
+    assert seen.loss == pytest.approx(F.cross_entropy(logits, data.train.labels).item())
     assert seen.memorised == pytest.approx(int(wrong[100:].sum()) / int(wrong.sum()))
     assert seen.clean_fit == pytest.approx(int((~wrong)[100:].sum()) / int((~wrong).sum()))
     assert math.isnan(measure(net_saying(net, data.test), data.test).memorised)

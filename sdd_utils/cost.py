@@ -85,7 +85,8 @@ def front(table: pd.DataFrame, cost: str, accuracy: str) -> pd.DataFrame:
 def _by_seed(rows: pd.DataFrame) -> pd.DataFrame:
     if rows.duplicated(["seed", "level", "weight_decay"]).any():
         raise ValueError("seed, level: the same seed and level occur twice; a setting's curves are to be summed once")
-    return rows.groupby("seed")[COSTS].sum(min_count=1)
+    # What was not measured is unknown, not free.
+    return rows.groupby("seed")[COSTS].apply(lambda part: part.sum(skipna=False))
 
 
 def _spent(rows: pd.DataFrame, pipeline: str, before: pd.DataFrame | int = 0) -> pd.DataFrame:

@@ -189,3 +189,10 @@ def test_the_summary_says_how_sparse_one_can_go_within_a_point_of_the_best():
     assert rows.loc[0, "best"] == 85.0
     assert rows.loc[0, "kept"] == pytest.approx(100 * (1 - 0.8**23), abs=0.01)
     assert not rows.loc[0, "dips"]
+
+
+def test_what_is_kept_is_measured_from_the_best_level_not_from_the_dense_one():
+    levels = pd.concat([table([0.5, 0.9, 0.6, 0.3], seed) for seed in range(2)])
+    (row,) = summarise(levels.assign(teacher="none", weight_decay=1e-4)).itertuples()
+    assert row.best == pytest.approx(90)
+    assert row.kept == pytest.approx(100 * levels["sparsity"].unique()[1], abs=0.01)

@@ -168,3 +168,9 @@ def test_a_limit_that_was_never_measured_is_not_satisfied():
 def test_an_unknown_limit_is_refused_with_those_that_exist():
     with pytest.raises(TypeError, match="max_time: unknown limit; there are min_accuracy, max_params, max_flops"):
         recommend(TABLE, max_time=3)
+
+
+def test_patience_counts_levels_in_a_row():
+    curve = np.array([0.9, 0.5, 0.9, 0.5, 0.5, 0.9, 0.9])
+    assert patience(3)(curve, 1000).trained == 6
+    assert patience(2)(curve, 1000).trained == 4

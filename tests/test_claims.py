@@ -111,6 +111,12 @@ def test_the_best_penalty_is_that_of_the_best_pruned_network_not_of_the_dense_on
     assert best_penalty(pd.concat([VANILLA, steady, collapsing]), "mlp", 0.3) == 1e-2
 
 
+def test_the_best_penalty_is_not_chosen_on_the_test_set():
+    better = rows(FLAT, "l2", weight_decay=1e-2).assign(val_acc=0.6, test_acc=0.1)
+    worse = rows(FLAT, "l2", weight_decay=1e-1).assign(val_acc=0.5, test_acc=0.9)
+    assert best_penalty(pd.concat([VANILLA, better, worse]), "mlp", 0.3) == 1e-2
+
+
 def test_the_teachers_shown_are_those_that_the_profile_selects():
     right = 0.5 + 0.01 * np.arange(LEVELS)
     seen = {"val_acc": np.tile(right, SEEDS), "test_acc": np.tile(right[::-1], SEEDS), "memorised": 0.0}

@@ -92,6 +92,12 @@ def test_energy_that_was_not_measured_stays_unknown():
     assert found["train_flops"].notna().all()
 
 
+def test_a_student_whose_teachers_energy_is_unknown_has_not_cost_less_for_it():
+    unmeasured = LEVELS.assign(energy_kwh=LEVELS["energy_kwh"].where(LEVELS["method"] != "vanilla"))
+    table = spent(unmeasured).set_index("pipeline")["energy_kwh"]
+    assert table[["sparse", "dense", "l2"]].isna().all()
+
+
 def test_the_front_holds_what_nothing_else_beats_in_both():
     points = pd.DataFrame({"cost": [1, 2, 2, 3, 4, 5], "accuracy": [0.5, 0.4, 0.6, 0.6, 0.9, 0.8]})
     assert front(points, "cost", "accuracy").index.tolist() == [0, 2, 4]

@@ -8,10 +8,11 @@ from conftest import SMALL, SMALL_VIT
 from sdd_utils import conventional
 from sdd_utils.data import augmented, batches, load, pad
 from sdd_utils.errors import TrainingDiverged
+from sdd_utils.execution import Execution
 from sdd_utils.experiment import new_network
 from sdd_utils.models import prunable_layers
 from sdd_utils.seeding import generator
-from sdd_utils.training import distillation_loss, make_optimizer, measure, predict, train_level
+from sdd_utils.training import distillation_loss, learn, make_optimizer, measure, predict, train_level
 
 
 def test_distillation_loss_is_the_papers_formula_written_out():
@@ -157,6 +158,19 @@ def test_a_student_imitates_and_the_teacher_is_left_alone(student):
     train_level(taught, data, exp.model_copy(update={"alpha": 1.0}), 0, teacher)
     assert distance() < far / 2
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state().items())
+
+
+def test_what_the_teacher_says_of_all_images_at_once_goes_to_the_right_ones(student):
+    exp = student(epochs=1)
+    data = load(exp)
+    teacher = new_network(exp.teacher.experiment.model_copy(update={"seed": 9}), data)
+    net, other = new_network(exp, data), new_network(exp, data)
+    train_level(net, data, exp, 0, teacher)
+    optimizer, _schedule = make_optimizer(other, exp)
+    for batch in batches(data.train, exp, generator(exp.seed, "batches", 0)):
+        images, labels = data.train.images[batch.index], data.train.labels[batch.index]
+        learn(other, optimizer, data.train.normalise(images), labels, exp, teacher, Execution())
+    torch.testing.assert_close(net.vector, other.vector, rtol=1e-4, atol=1e-5)
 
 
 def test_augmented_students_ask_the_teacher_about_the_augmented_images(student):

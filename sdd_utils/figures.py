@@ -1,7 +1,4 @@
-"""The figures, as the notebooks show them and as ``figures/`` holds them. Accuracy against remaining weights.
-
-Lines are means over seeds, bands 95 % t intervals; colours are safe for colour-blind readers.
-"""
+"""The figures, as the notebooks show them and as ``figures/`` holds them: what each shows; drawing.py has how."""
 
 from pathlib import Path
 
@@ -9,11 +6,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from sdd_utils.analysis import Estimate, curves_of, measure_dip
+from sdd_utils import tuning
 from sdd_utils.cost import COSTS, MEASURED, PIPELINES, front, spent
 from sdd_utils.curves import (
     NAMES,
@@ -27,60 +23,29 @@ from sdd_utils.curves import (
     vanilla,
     vanilla_settings,
 )
+from sdd_utils.drawing import (
+    BLUE,
+    COLUMN,
+    GREEN,
+    ORANGE,
+    RED,
+    Lines,
+    clip,
+    draw_curves,
+    draw_panels,
+    nothing,
+    panel_grid,
+    shade_phases,
+    sparsity_axis,
+    use_style,
+)
 from sdd_utils.profiles import load_profile
 from sdd_utils.results import WEIGHT_BIN, WEIGHT_BINS, load_levels, load_weights, of_dataset
 
-COLUMN = 3.5  # inches: one column of a two-column paper
-BLUE, ORANGE, GREEN, RED, PURPLE, *_ = sns.color_palette("colorblind")
 METHOD_COLOURS = {"none": "0.25", "sparse": BLUE, "dense": ORANGE}
 METHOD_LABELS = {"none": "no teacher", "sparse": "sparse teacher", "dense": "dense teacher"}
 SAME_BYTES = {".png": {"Software": None}, ".pdf": {"CreationDate": None}}
 """Metadata left out of a file, so that the same input gives the same bytes."""
-
-PHASE_COLOURS = {"light": "#e8f1e8", "critical": "#f8dcd6", "sweet": "#dbe8f7", "collapsed": "#e6e6e6"}
-
-
-def use_style() -> None:
-    """Fonts and lines that stay readable when a figure is printed one column wide."""
-    sns.set_theme(context="paper", style="ticks", palette="colorblind", font_scale=0.95)
-    plt.rcParams.update({"lines.linewidth": 1.3, "axes.spines.top": False, "axes.spines.right": False,
-                         "legend.frameon": False, "figure.dpi": 120, "savefig.dpi": 200,
-                         "figure.constrained_layout.use": True})  # fmt: skip
-
-
-def draw_curves(ax: Axes, rows: pd.DataFrame, column: str = "test_acc", **style) -> None:
-    """Mean over seeds of ``column`` (a share, drawn in %) against the share of remaining weights, with its band."""
-    curves_of(rows)  # raises where the rows are not one setting's, whose mean would be drawn as if it were
-    data = rows.assign(remaining=100 * (1 - rows["sparsity"]), percent=100 * rows[column])
-    sns.lineplot(data, x="remaining", y="percent", ax=ax, errorbar=_interval, err_kws={"lw": 0}, **style)
-
-
-def _interval(values: pd.Series) -> tuple[float, float]:
-    estimate = Estimate.of(values)
-    return estimate.low, estimate.high
-
-
-def sparsity_axis(ax: Axes) -> None:
-    """Remaining weights on a logarithmic axis, dense on the left, as in the literature."""
-    ax.set_xscale("log")
-    ax.set_xlim(115, 0.87 * min(line.get_xdata().min() for line in ax.lines))
-    ax.set_xticks([100, 30, 10, 3, 1, 0.3])
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.set_xlabel("remaining weights (%)")
-
-
-def shade_phases(ax: Axes, rows: pd.DataFrame, names: bool = True) -> None:
-    """Colour the background by the phases of one setting's curves."""
-    dip = measure_dip(curves_of(rows))
-    remaining = 100 * (1 - rows.groupby("level")["sparsity"].first().to_numpy())
-    borders = np.concatenate([[115], np.sqrt(remaining[:-1] * remaining[1:]), [remaining[-1] * 0.87]])
-    for phase, (first, last) in dip.phases.items():
-        left, right = borders[first], borders[last + 1]
-        ax.axvspan(left, right, color=PHASE_COLOURS[phase], lw=0, zorder=0)
-        if names:
-            x = np.sqrt(left * right)
-            ax.text(x, 1.01, phase, transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize=7)
 
 
 def tour(levels: pd.DataFrame, arch: str, noise_rate: float) -> Figure:
@@ -91,7 +56,7 @@ def tour(levels: pd.DataFrame, arch: str, noise_rate: float) -> Figure:
         shade_phases(ax, rows, names)
     draw_curves(top, rows, color="0.15", marker="o", markersize=3)
     top.set(ylabel="test accuracy (%)")
-    _clip(top)
+    clip(top)
     draw_curves(below, rows, "clean_fit", color=GREEN, label="right labels fitted")
     if rows["memorised"].notna().all():  # without noise there is nothing to memorise
         draw_curves(below, rows, "memorised", color=RED, label="wrong labels memorised")
@@ -149,14 +114,14 @@ def frontier(levels: pd.DataFrame, remaining: float = 10.0) -> Figure:
     """
     settings = taught_settings(levels)
     if not settings:
-        return _nothing()
+        return nothing()
     table = spent(levels)
     cost = "train_flops" if table["energy_kwh"].isna().any() else "energy_kwh"
     points = table.groupby(["arch", "noise_rate", "pipeline", "level"], as_index=False)[MEASURED + COSTS].mean()
     points = points[points["sparsity"] >= 1 - remaining / 100]
     factor, unit = (1, "FLOPs") if cost == "train_flops" else (1, "kWh") if points[cost].max() > 0.1 else (1000, "Wh")
     points = points.assign(spent=factor * points[cost], percent=100 * points["test_acc"])
-    fig, axes = _grid(len(settings))
+    fig, axes = panel_grid(len(settings))
     for ax, setting in zip(axes.flat, settings, strict=False):
         mine = select(points, [setting])
         best = front(mine, "spent", "percent")
@@ -187,7 +152,7 @@ def weights(histograms: pd.DataFrame, remaining: tuple[float, ...] = (50, 5, 1))
     limit = WEIGHT_BIN * WEIGHT_BINS / 2
     archs = [a for a in architectures(histograms) if histograms.query("arch == @a")["weight_decay"].nunique() > 1]
     if not archs:
-        return _nothing()
+        return nothing()
     fig, axes = plt.subplots(len(archs), len(remaining), figsize=(COLUMN * 2, 1.6 * len(archs) + 0.3), squeeze=False)
     for arch, row in zip(archs, axes, strict=True):
         by_rate = histograms[histograms["arch"] == arch].groupby("noise_rate")
@@ -223,12 +188,7 @@ def save_all(results: str | Path, profile: str, folder: Path) -> list[Path]:
     written = []
     for dataset in plan.datasets or [""]:
         mine = of_dataset(levels, dataset)
-        if plan.tunes:
-            from sdd_utils import tuning  # which draws with what is here
-
-            drawn = tuning.figures(mine)
-        else:
-            drawn = _all_figures(mine, of_dataset(histograms, dataset), plan.tour)
+        drawn = tuning.figures(mine) if plan.tunes else _all_figures(mine, of_dataset(histograms, dataset), plan.tour)
         (folder / dataset).mkdir(parents=True, exist_ok=True)
         for name, fig in drawn.items():
             for suffix in SAME_BYTES if fig.axes else ():
@@ -257,64 +217,6 @@ def setting_shown(levels: pd.DataFrame, preferred: dict) -> dict:
     if (preferred["arch"], preferred["noise_rate"]) in settings:
         return preferred
     return dict(zip(("arch", "noise_rate"), settings[0], strict=True))
-
-
-Lines = list[tuple[str, pd.DataFrame, object]]
-"""What a panel shows: label, rows of one setting, colour."""
-
-
-def draw_panels(panels: dict[str, Lines], phases_of: str | None = None, columns: int = 3) -> Figure:
-    """A grid of panels by title with one accuracy axis, at most ``columns`` wide: two columns of a paper.
-
-    ``phases_of`` is the label of the line whose phases colour the background.
-    """
-    if not panels:
-        return _nothing()
-    fig, axes = _grid(len(panels), columns)
-    for ax, (title, curves) in zip(axes.flat, panels.items(), strict=False):
-        for label, rows, colour in curves:
-            if label == phases_of:
-                shade_phases(ax, rows, names=len(panels) == 1)
-            draw_curves(ax, rows, color=colour, label=label)
-        ax.set_title(title, fontsize=9, pad=14 if len(panels) == 1 else None)
-        ax.legend(loc="lower left", fontsize=7)
-        sparsity_axis(ax)
-    for line in axes:
-        line[0].set_ylabel("test accuracy (%)")
-    _clip(axes[0, 0])
-    _make_room(axes.flat[: len(panels)])
-    return fig
-
-
-def _grid(panels: int, columns: int = 3) -> tuple[Figure, np.ndarray]:
-    columns = min(columns, panels)
-    lines = -(-panels // columns)
-    width = COLUMN * (2 if columns > 1 else 1.2)
-    fig, axes = plt.subplots(lines, columns, figsize=(width, 2.3 * lines + 0.2), sharey=True, squeeze=False)
-    for ax in axes.flat[panels:]:
-        ax.set_visible(False)
-    return fig, axes
-
-
-def _clip(ax: Axes) -> None:
-    low, high = ax.get_ylim()
-    ax.set_ylim(max(low, 0), min(high, 102))  # the band of a few seeds can reach beyond what is possible
-
-
-def _make_room(axes: np.ndarray) -> None:
-    """Lower the accuracy axis, to 0 at most, until the legends at its lower left lie below the curves."""
-    low, high = axes[0].get_ylim()
-    for ax in axes:
-        room = 0.05 + 0.085 * len(ax.lines)  # that a legend with so many lines takes, a share of the axis
-        above = min(line.get_ydata()[line.get_xdata() >= 9].min() for line in ax.lines)
-        low = min(low, (above - room * high) / (1 - room))
-    axes[0].set_ylim(max(low, 0), high)
-
-
-def _nothing() -> Figure:
-    fig = plt.figure(figsize=(COLUMN, 0.6))
-    fig.text(0.5, 0.5, "this profile has no such curves", ha="center", va="center")
-    return fig
 
 
 def _methods(levels: pd.DataFrame, arch: str, rate: float) -> Lines:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from sdd_utils.analysis import curves_of, measure_dip, select_level
 from sdd_utils.curves import select, setting_name, vanilla
-from sdd_utils.figures import BLUE, COLUMN, GREEN, ORANGE, PURPLE, draw_panels
+from sdd_utils.drawing import BLUE, COLUMN, GREEN, ORANGE, PURPLE, draw_panels
 
 SETTING = ["arch", "noise_rate", "teacher"]
 HEAT_MAPS = {

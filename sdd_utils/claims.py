@@ -61,7 +61,7 @@ def occurs(where: str, plain: pd.DataFrame) -> dict:
     """**C1**, sparse double descent occurs. Measured: the rebound of the vanilla curve.
 
     Holds if the 95 % intervals of the dip's depth and of the rebound both lie above 0 and the rebound is not below
-    NEGLIGIBLE; fails if either interval lies below NEGLIGIBLE altogether; else inconclusive.
+    NEGLIGIBLE; else fails if either interval lies below NEGLIGIBLE altogether; else inconclusive.
     """
     statement = "accuracy falls and rises again as sparsity grows (rebound, points)"
     return _row(

@@ -58,6 +58,20 @@ def test_a_curve_without_noise_and_without_a_dip_has_none(curve):
     assert "critical" not in dip.phases
 
 
+def test_the_depth_of_a_dip_is_measured_from_the_best_level_before_it():
+    rising = one_dip() - 0.3 * np.maximum(0, 1 - np.arange(LEVELS) / 4)  # 0.55 at level 0
+    assert measure_dip(np.stack([rising] * 3)).depth.value == pytest.approx(15)
+
+
+def test_a_rise_after_no_fall_is_not_double_descent():
+    """Some seeds fall far and some rise from the start, so that only the rise is sure."""
+    higher = np.array([0.15, 0.15, -0.2, -0.2])[:, None] * (np.arange(LEVELS) < 12)
+    dip = measure_dip(one_dip() + higher)
+    assert dip.rebound.low > NEGLIGIBLE
+    assert dip.depth.value > 0 > dip.depth.low
+    assert not dip.is_double_descent
+
+
 def test_what_has_fallen_is_not_called_light_where_the_dip_is_not_sure():
     phases = measure_dip(one_dip()).phases  # of one seed nothing is sure
     assert list(phases) == ["light", "collapsed"]
@@ -166,6 +180,11 @@ def test_a_noisy_validation_curve_does_not_put_the_sparse_teacher_into_the_criti
 
 def test_without_a_level_past_the_critical_phase_the_sparse_teacher_is_the_last():
     assert select_level(table(MONOTONE).assign(train_acc=1.0), "sparse") == LEVELS - 1
+
+
+def test_the_critical_phase_ends_where_a_tenth_of_what_was_fitted_is_lost():
+    rows = table(FLAT - 0.01 * np.arange(LEVELS)).assign(train_acc=[0.8] * 10 + [0.73] * 5 + [0.71] * 15)
+    assert select_level(rows, "sparse") == 15  # 0.72 is nine tenths
 
 
 def test_the_teachers_that_should_be_bad_ones():

@@ -125,11 +125,16 @@ def pick(**demands):
         ({"min_accuracy": 85}, ("dense", 1)),  # the smallest that reaches it
         ({"min_accuracy": 85, "max_flops": 2}, ("vanilla", 0)),
         ({"min_accuracy": 55}, ("vanilla", 2)),
+        ({"min_accuracy": 65}, ("dense", 1)),  # of two as small the more accurate
         ({"min_accuracy": 90, "max_params": None}, ("vanilla", 0)),
     ],
 )
 def test_the_recommendation_satisfies_every_demand(demands, expected):
     assert pick(**demands) == expected
+
+
+def test_of_equally_good_networks_the_smaller_is_recommended():
+    assert recommend(TABLE[TABLE["pipeline"] == "dense"])["level"] == 1
 
 
 def test_it_goes_by_validation_and_reports_test():

@@ -86,6 +86,19 @@ def test_seeds_that_disagree_are_inconclusive():
     assert verdicts(DISAGREEING)[("C1",)].verdict == "inconclusive"
 
 
+def test_a_rise_without_a_fall_is_no_dip():
+    rise = verdicts(rows(one_dip(0, 0.1)))[("C1",)]
+    assert rise.measured > NEGLIGIBLE
+    assert rise.verdict == "fails"
+
+
+def test_a_penalty_that_is_worse_in_some_seeds_alone_leaves_its_claim_open():
+    both = pd.concat([VANILLA.query("seed < 2"), rows(one_dip(0.3, 0.25), sd=0).query("seed > 1")])
+    seen = verdicts(VANILLA, both.assign(method="l2", weight_decay=1e-2))[("C2a",)]
+    assert seen.measured < 0 < seen.ci_high
+    assert seen.verdict == "inconclusive"
+
+
 def test_one_seed_is_never_more_than_inconclusive():
     assert verdicts(VANILLA[VANILLA["seed"] == 0])[("C1",)].verdict == "inconclusive"
 
@@ -109,6 +122,12 @@ def test_the_best_penalty_is_that_of_the_best_pruned_network_not_of_the_dense_on
     steady = rows(FLAT, "l2", weight_decay=1e-2).assign(val_acc=0.5)
     collapsing = rows(FLAT, "l2", weight_decay=1e-1).assign(val_acc=lambda t: np.where(t["level"] == 0, 0.9, 0.1))
     assert best_penalty(pd.concat([VANILLA, steady, collapsing]), "mlp", 0.3) == 1e-2
+
+
+def test_the_best_penalty_is_that_of_the_best_level_not_of_the_best_curve():
+    steady = rows(FLAT, "l2", weight_decay=1e-2).assign(val_acc=0.5)
+    peaked = rows(FLAT, "l2", weight_decay=1e-1).assign(val_acc=lambda t: np.where(t["level"] == 5, 0.6, 0.1))
+    assert best_penalty(pd.concat([VANILLA, steady, peaked]), "mlp", 0.3) == 1e-1
 
 
 def test_the_best_penalty_is_not_chosen_on_the_test_set():

@@ -134,6 +134,18 @@ def test_a_state_within_a_level_that_is_trained_again_is_used_too(small, tmp_pat
     pd.testing.assert_frame_equal(rows(run_experiment(exp, tmp_path)), whole)
 
 
+def test_a_state_within_a_level_is_of_no_use_when_a_level_before_it_is_lost(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "SAVE_SECONDS", 0)
+    exp = small(epochs=4, levels=3)
+    whole = run_experiment(exp, tmp_path / "whole" / "p")
+    with monkeypatch.context() as patch:
+        interrupt_before(2, patch, epoch=2)
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(exp, tmp_path / "cut" / "p")
+    (tmp_path / "cut" / "p" / exp.run_id / "level-00.safetensors").write_bytes(b"damaged")
+    assert_same(whole, run_experiment(exp, tmp_path / "cut" / "p"))
+
+
 def test_provenance_is_of_all_that_have_trained_and_of_nobody_else(small, tmp_path, monkeypatch):
     exp = small(levels=2)
     monkeypatch.setattr(experiment, "commit", lambda: "a" * 40)
@@ -304,6 +316,15 @@ def test_levels_that_nobody_can_ask_for_are_removed(small, tmp_path):
     shown = [(table["sparsity"] - share).abs().idxmin() for share in (0.9, 0.99)]
     keep = {0, *sparse, select_level(table, "critical"), *shown}
     assert {int(path.stem.split("-")[1]) for path in run.glob("level-*.safetensors")} == keep
+
+
+def test_the_best_level_by_the_test_set_is_kept_for_students_that_are_taught_so(small):
+    exp, level = small(levels=20), np.arange(21)
+    measured = {"level": level, "sparsity": 1 - 0.8**level, "train_acc": np.where(level < 5, 0.9, 0.5)}
+    table = pd.DataFrame(measured | {"val_acc": 0.5 + level / 100, "test_acc": 0.9 - level / 100})
+    history = checkpoints.History(table.to_dict("records"))
+    assert select_level(table, "sparse", "test") == 5
+    assert checkpoints.wanted_levels(exp, history) == {0, 5, 10, 20}  # dense, critical; by test; 90 %; 99 %, by val.
 
 
 def test_levels_are_kept_by_the_numbers_that_students_will_read(small, tmp_path, monkeypatch):

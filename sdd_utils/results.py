@@ -148,7 +148,7 @@ def provenance(device: str = "cpu") -> dict:
 def commit() -> str:
     """The commit whose code this process runs, ``…-dirty`` if changed since; asked once, when the process is young."""
     try:
-        describe = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+        describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]  # no tag's name instead
         return subprocess.run(describe, cwd=ROOT, capture_output=True, text=True).stdout.strip() or "unknown"
     except OSError:  # no git on this machine
         return "unknown"

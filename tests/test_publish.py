@@ -102,13 +102,14 @@ def test_a_commit_says_whether_files_were_changed_since(tmp_path, monkeypatch):
     (tmp_path / "code.py").write_text("1")
     git("add", ".")
     git("commit", "-m", "first")
+    git("tag", "-a", "v1", "-m", "a release")
     clean = results.commit.__wrapped__()
     (tmp_path / "code.py").write_text("2")
     assert re.fullmatch("[0-9a-f]{40}", clean)
     assert results.commit.__wrapped__() == f"{clean}-dirty"
 
 
-@pytest.mark.parametrize("commit", ["unknown", "b" * 40 + "-dirty"])
+@pytest.mark.parametrize("commit", ["unknown", "b" * 40 + "-dirty", "b" * 40 + ", unknown"])
 def test_code_that_is_in_no_commit_makes_no_reference(home, monkeypatch, commit):
     trained_by(monkeypatch, commit)
     larger = PROFILE | {"architectures": {"mlp": MLP | {"seeds": 3}}}

@@ -11,6 +11,7 @@ from conftest import SMALL
 
 from sdd_utils import results
 from sdd_utils.errors import ConfigError, ResultsMissing
+from sdd_utils.files import seal
 from sdd_utils.publish import publish
 from sdd_utils.reproduce import train
 from sdd_utils.stopping import Outcome
@@ -90,6 +91,15 @@ def test_runs_of_another_machine_are_not_mixed_in(home, field, other):
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: other}))
     with pytest.raises(ConfigError, match=f"{field}: a reference comes from one kind of machine: {other} or "):
         publish("mine", home, "seed=1")
+
+
+def test_a_run_that_went_on_under_another_commit_names_both(home):
+    run, both = next(home.glob("mine/*-vanilla-*-s0-*")), f"{'a' * 40}, {'b' * 40}"
+    path = run / "provenance.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": both}))
+    seal(run)
+    publish("mine", home)
+    assert json.loads(reference(home)["provenance.json"])["runs_by_commit"] == {"a" * 40: 3, both: 1}
 
 
 def test_a_commit_says_whether_files_were_changed_since(tmp_path, monkeypatch):

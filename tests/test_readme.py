@@ -26,6 +26,7 @@ def cell(row, digits=1):
 
 
 CIFAR = [
+    ("`cifar10-small-vit`", "cifar10-small-vit", "ViT", "0.2"),
     ("`cifar10-small`", "cifar10-small", "ResNet-18", "0.5"),
     ("`cifar10-small`", "cifar10-small", "ResNet-18", "0.2"),
     ("`cifar10-tiny`", "cifar10-tiny", "ResNet-18", "0.2"),

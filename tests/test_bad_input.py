@@ -204,7 +204,7 @@ OPTIONS = [
     (("run", "--profile", "mine", "--time-budget", "-9m"), "time-budget: '-9m' is not a duration"),
     (("run", "--profile", "mine", "--device", "cuda:9"), "device: 'cuda:9' cannot be used ("),
     (("run", "--profile", "mine", "--device", "tpu"), "device: 'tpu' cannot be used ("),
-    (("run", "--profil", "mine"), "No such option"),
+    (("run", "--profil", "mine"), "No such option '--profil'."),
     (("runn",), "No such command 'runn'."),
     (("status", "--profile", "mine", "--results", "/nowhere"), "results: there is no folder /nowhere"),
     (("verify", "--profile", "mine", "--results", "/nowhere"), "results: there is no folder /nowhere"),

@@ -1,22 +1,45 @@
 # One line a target: make help. Every target sets up .venv itself when it is missing or older than the lock.
 PROFILE ?= digits
-N ?= 200
 DEVICE ?= cpu
+N ?= 200
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 READY := $(VENV)/.ready
 UV := 0.13.9
 
+RESULTS ?= results/runs
+EXECUTED := $(RESULTS)/$(PROFILE)/notebooks
+PACKAGE = $(shell find sdd_utils -name '*.py')
+TRAINING := 01_% 02_% 03_% 06_%
+
 .DEFAULT_GOAL := help
-.PHONY: help reproduce figures test test-cluster plan bench bench-scale data lab notebooks reference faults lock clean
+.NOTPARALLEL:
+.SECONDEXPANSION:
+.PHONY: help reproduce train figures test test-cluster plan bench bench-scale data lab notebooks reference faults lock \
+	clean
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-reproduce: $(READY) ## train PROFILE (default: digits) from scratch (for BUDGET=9m at most; on DEVICE=cuda), execute the notebooks, print the table of claims
-	$(RUN) sdd_utils reproduce --profile $(PROFILE) --device $(DEVICE) $(if $(BUDGET),--time-budget $(BUDGET)) \
-		$(if $(CLUSTER),--cluster $(CLUSTER))
+reproduce: $(READY) ## execute PROFILE's notebooks in order, which train what is missing, and print the table of claims
+	$(if $(BUDGET)$(CLUSTER),@$(MAKE) --no-print-directory train)
+	@$(MAKE) --no-print-directory $$($(RUN) sdd_utils notebooks --profile $(PROFILE) --under $(EXECUTED))
+	$(RUN) sdd_utils claims --profile $(PROFILE) --results $(RESULTS)
+
+# Written under another name first: papermill leaves a file also where a cell has failed.
+$(EXECUTED)/%.ipynb: notebooks/$$(notdir $$*).ipynb notebooks/profiles/$(PROFILE).yaml $$(PACKAGE) $(READY)
+	@mkdir -p $(@D)
+	SDD_LOG_SECONDS=5 $(RUN) papermill $< $(@D)/.$(@F) --cwd notebooks --no-progress-bar --log-level ERROR \
+		--stdout-file /dev/stdout --stderr-file /dev/stderr -p profile $(PROFILE) \
+		-p results $(if $(filter results/runs,$(RESULTS)),runs,$(abspath $(RESULTS))) \
+		-p dataset "$(filter-out .,$(patsubst %/,%,$(dir $*)))" \
+		$(if $(filter $(TRAINING),$(notdir $*)),-p device $(DEVICE) $(if $(WORKERS),-p workers $(WORKERS)))
+	@mv $(@D)/.$(@F) $@
+
+train: $(READY) ## train PROFILE ahead of the notebooks (for BUDGET=9m at most; on DEVICE=cuda; on CLUSTER=host:port)
+	$(RUN) sdd_utils run --profile $(PROFILE) --results $(RESULTS) --device $(DEVICE) $(if $(WORKERS),--workers $(WORKERS)) \
+		$(if $(BUDGET),--time-budget $(BUDGET)) $(if $(CLUSTER),--cluster $(CLUSTER))
 
 figures: $(READY) ## draw the figures, and judge the claims, from the committed reference results; trains nothing
 	$(RUN) sdd_utils figures
@@ -24,20 +47,20 @@ figures: $(READY) ## draw the figures, and judge the claims, from the committed 
 test: $(READY) ## ruff, pytest, and the committed notebooks against the committed results (nbval)
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
-	$(RUN) pytest --numprocesses 2 --dist loadscope
+	$(RUN) pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 	$(RUN) pytest --numprocesses 2 --dist loadscope --nbval notebooks
 
 test-cluster: $(READY) ## the same results on Ray clusters of this machine, whose nodes, workers and drivers die; minutes
 	$(RUN) pytest -m cluster tests/cluster
 
 plan: $(READY) ## what PROFILE would take on this machine (DEVICE=cuda for its GPU; DEVICES=1,8,64 for so many); trains nothing
-	$(RUN) sdd_utils plan --profile $(PROFILE) --device $(DEVICE) $(if $(DEVICES),--devices $(DEVICES))
+	$(RUN) benchmarks plan --profile $(PROFILE) --device $(DEVICE) $(if $(DEVICES),--devices $(DEVICES))
 
 bench: $(READY) ## our training beside the conventional way, on DEVICE with the networks of PROFILE; results/reference/bench
-	$(RUN) sdd_utils bench --profile $(PROFILE) --device $(DEVICE)
+	$(RUN) benchmarks speed --profile $(PROFILE) --device $(DEVICE)
 
 bench-scale: $(READY) ## throughput with more workers, here and on Ray, and what the runner costs; results/reference/bench
-	$(RUN) sdd_utils bench-scale --profile $(PROFILE) --device $(DEVICE)
+	$(RUN) benchmarks scale --profile $(PROFILE) --device $(DEVICE)
 
 data: $(READY) ## download DATASET (cifar10, cifar100, cifar10n, cifar100n) into data or $SDD_DATA, and verify it
 	$(RUN) sdd_utils data --dataset $(DATASET)

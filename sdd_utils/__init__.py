@@ -1,1 +1,21 @@
-"""Sparse double descent: prune, retrain, measure. Start reading at ``experiment.run_experiment``."""
+"""Sparse double descent: prune, retrain, measure. The loop is in ``pruning_loop``; notebooks use ``Study``."""
+
+from importlib import import_module
+
+_HOMES = {
+    "Study": "study",
+    "Experiment": "config",
+    "iterative_pruning": "pruning_loop",
+    "load": "data",
+    "measure_dip": "analysis.dip",
+    "curves_of": "analysis.dip",
+}
+
+__all__ = ["Experiment", "Study", "curves_of", "iterative_pruning", "load", "measure_dip"]
+
+
+def __getattr__(name: str):
+    """Import what is asked for when it is: whoever reads tables need not wait for torch, or have it."""
+    if name in _HOMES:
+        return getattr(import_module(f"sdd_utils.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'sdd_utils' has no attribute {name!r}")

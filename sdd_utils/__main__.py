@@ -18,7 +18,7 @@ if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda *_: leave(REQUEUE))
     try:
-        from sdd_utils.cli import main  # takes seconds, in which a signal is no error either
+        from sdd_utils.cli.commands import main  # takes seconds, in which a signal is no error either
 
         main()
     except KeyboardInterrupt:

@@ -8,70 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from sdd_utils.errors import ConfigError
-
-REGULAR_WEIGHT_DECAY = {"mlp": 1e-4, "resnet18": 1e-4, "vit": 0.03, "vgg_like": 1e-4}
-"""The paper's regular λ by architecture (authors' code). The MLP is ours and takes the convolutional value."""
-
-
-class Facts(NamedTuple):
-    """What is known of a dataset without opening it."""
-
-    image_shape: tuple[int, int, int]  # channels, height, width
-    classes: int
-    train: int  # images, validation included
-    test: int
-
-
-DATASETS = {
-    "digits": Facts((1, 8, 8), 10, 1000, 797),  # they come without a split: each seed holds out 797 of 1,797
-    "cifar10": Facts((3, 32, 32), 10, 50_000, 10_000),
-    "cifar100": Facts((3, 32, 32), 100, 50_000, 10_000),
-    "cifar10n": Facts((3, 32, 32), 10, 50_000, 10_000),
-    "cifar100n": Facts((3, 32, 32), 100, 50_000, 10_000),
-}
+from sdd_utils.datasets import DATASETS, Dataset
+from sdd_utils.distillation import TEACHERS
+from sdd_utils.models import ARCHITECTURES
+from sdd_utils.settings import Count, NotNegative, Positive, Settings, Share, entry_of
 
 SAME_SPLIT = ("seed", "dataset", "train_subset", "test_subset", "val_share")
 """Fields that say which images are for training."""
-
-HUMAN_NOISE = {
-    "cifar10n": {
-        "worse_label": 0.4021,
-        "aggre_label": 0.0901,
-        "random_label1": 0.1723,
-        "random_label2": 0.1812,
-        "random_label3": 0.1764,
-    },
-    "cifar100n": {"noisy_label": 0.4020},
-}
-"""CIFAR-N: the sets of labels that people gave, and the share of each that is wrong (counted by ``make data``)."""
-
-PROFILE_NAME = r"^[a-z0-9][a-z0-9-]*$"
-"""Profiles name folders, so a name cannot lead anywhere else."""
-
-_NO_MINUS_ZERO = AfterValidator(lambda number: number + 0.0)  # −0 equals 0, so it must not make another run_id
-Share = Annotated[float, Field(ge=0, lt=1), _NO_MINUS_ZERO]
-NotNegative = Annotated[float, Field(ge=0), _NO_MINUS_ZERO]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Settings(BaseModel):
-    """Frozen, refuses unknown fields, and says what is wrong in one line a field."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @classmethod
-    def parse(cls, settings: dict, where: str = "") -> Settings:
-        """Build from plain data. Raises ConfigError with one line for each field that is wrong."""
-        try:
-            return cls.model_validate(settings)
-        except ValidationError as error:
-            raise ConfigError("\n".join(_explain(cls, e, where) for e in error.errors())) from None
 
 
 class ViTShape(Settings):
@@ -85,9 +32,9 @@ class ViTShape(Settings):
 
 
 class Teacher(Settings):
-    """A level of another experiment's curve, chosen by a rule: see ``analysis.select_level``."""
+    """A level of another experiment's curve, chosen by a rule: see ``distillation.select_level``."""
 
-    rule: Literal["dense", "sparse", "critical", "undertrained"]
+    rule: Annotated[str, entry_of("distillation", "TEACHERS")]
     experiment: Experiment
 
 
@@ -96,18 +43,18 @@ class Experiment(Settings):
 
     # Data. The split, the noise, the initial weights and the batches all follow the seed.
     seed: Annotated[int, Field(ge=0)] = 0
-    dataset: Literal[*DATASETS] = "digits"
+    dataset: Annotated[str, entry_of("datasets", "DATASETS")] = "digits"
     train_subset: Count | None = None  # so many of the training images, validation included; None: all
     test_subset: Count | None = None  # so many of the test images; None: all
     val_share: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the training images, noisy labels
-    noise_kind: Literal["symmetric", "human"] = "symmetric"  # human: CIFAR-N's labels
+    noise_kind: Annotated[str, entry_of("data", "NOISE")] = "symmetric"  # human: CIFAR-N's labels
     human_labels: str | None = None  # which of CIFAR-N's
     noise_rate: Share = 0.0  # ε: share of wrong training labels; people's must be given as it is
     crop_padding: Annotated[int, Field(ge=0)] = 0  # pixels; 0 = no random crop
     flip: bool = False  # random horizontal flip
 
     # Network
-    arch: Literal[*REGULAR_WEIGHT_DECAY]
+    arch: Annotated[str, entry_of("models", "ARCHITECTURES")]
     width: Count  # mlp: hidden units; resnet18, vgg_like: channels of the first stage; vit: embedding dimension
     vit: ViTShape | None = None
 
@@ -120,11 +67,15 @@ class Experiment(Settings):
     momentum: Share | None = None  # sgd only
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = None  # sgd only: lr ÷ 10, as shares of epochs
     weight_decay: NotNegative  # λ, as given to the optimiser
+    regulariser: Annotated[str, entry_of("training", "REGULARISERS")] | None = None  # a penalty beside λ
+    strength: Positive | None = None  # what the penalty is multiplied by
 
     # Pruning
     levels: Annotated[int, Field(ge=0)]  # the last level; level 0 is dense
     prune_share: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the surviving weights, each level
-    retrain: Literal["lr", "init", "random"] = "lr"  # keep weights; rewind to initialisation; draw new ones
+    criterion: Annotated[str, entry_of("pruning", "CRITERIA")] = "magnitude"  # what a weight is worth
+    # Learning-rate rewinding (the paper), rewinding to initialisation, random re-initialisation:
+    retrain: Literal["lr", "init", "random"] = "lr"
 
     # Distillation: loss = (1 − α)·CE(noisy label) + α·τ²·KL(teacher ‖ student)
     teacher: Teacher | None = None
@@ -138,6 +89,7 @@ class Experiment(Settings):
             ("vit", self.arch == "vit", "arch is vit"),
             ("momentum", self.optimizer == "sgd", "optimizer is sgd"),
             ("milestones", self.optimizer == "sgd", "optimizer is sgd"),
+            ("strength", self.regulariser is not None, "there is a regulariser"),
             ("temperature", self.teacher is not None, "there is a teacher"),
             ("alpha", self.teacher is not None, "there is a teacher"),
             ("human_labels", self.noise_kind == "human", "noise_kind is human"),
@@ -166,11 +118,12 @@ class Experiment(Settings):
         return self
 
     def _check_human_labels(self) -> None:
-        known = HUMAN_NOISE.get(self.dataset)
+        known = self.facts.human.shares if self.facts.human else None
         if (known is not None) != (self.noise_kind == "human"):
-            kind = "human" if known else "symmetric"
-            humans = " and ".join(HUMAN_NOISE)
-            raise ValueError(f"noise_kind: must be {kind} for {self.dataset}; {humans} alone have human labels")
+            if known:
+                raise ValueError(f"noise_kind: must be human for {self.dataset}")
+            humans = " and ".join(name for name, facts in DATASETS.items() if facts.human)
+            raise ValueError(f"noise_kind: human means nothing for {self.dataset}; {humans} alone have human labels")
         if known and self.human_labels not in known:
             raise ValueError(f"human_labels: {self.dataset} has {', '.join(known)} (got {self.human_labels!r})")
         if known and self.noise_rate != known[self.human_labels]:
@@ -180,7 +133,7 @@ class Experiment(Settings):
     def _check_teacher(self, other: Experiment) -> None:
         if other.teacher:
             raise ValueError("teacher.experiment: a teacher with a teacher of its own is not supported")
-        if self.teacher.rule in ("sparse", "critical") and other.levels == 0:
+        if TEACHERS[self.teacher.rule].is_pruned and other.levels == 0:
             raise ValueError(f"teacher.rule: {self.teacher.rule} needs a teacher experiment with levels ≥ 1")
         if self.teacher.rule == "undertrained" and other.epochs >= self.epochs:
             raise ValueError(f"teacher.experiment.epochs: an undertrained teacher has fewer than {self.epochs}")
@@ -190,8 +143,8 @@ class Experiment(Settings):
                 raise ValueError(f"teacher.experiment.{field}: {getattr(other, field)!r} differs from the student's")
 
     @property
-    def facts(self) -> Facts:
-        """What is known of its dataset."""
+    def facts(self) -> Dataset:
+        """What is known of its dataset without opening it."""
         return DATASETS[self.dataset]
 
     @property
@@ -207,10 +160,11 @@ class Experiment(Settings):
 
     @property
     def method(self) -> str:
-        """``kd`` with a teacher; else ``vanilla`` at the architecture's regular λ and ``l2`` at any other."""
+        """``kd`` with a teacher, or the regulariser's name; else ``vanilla`` at the regular λ, ``l2`` at others."""
         if self.teacher:
             return "kd"
-        return "vanilla" if self.weight_decay == REGULAR_WEIGHT_DECAY[self.arch] else "l2"
+        regular = self.weight_decay == ARCHITECTURES[self.arch].weight_decay
+        return self.regulariser or ("vanilla" if regular else "l2")
 
     @property
     def augmented(self) -> bool:
@@ -234,20 +188,6 @@ class Experiment(Settings):
         method = f"kd-{self.teacher.rule}" if self.teacher else self.method
         noise = f"{self.noise_kind[:3]}{self.noise_rate:g}"
         return f"{self.dataset}-{self.arch}{self.width}-{noise}-{method}-wd{self.weight_decay:g}-s{self.seed}-{digest}"
-
-
-def _explain(cls: type[Settings], error: dict, where: str) -> str:
-    """One line for a person: the field, what is wrong with it, what is allowed, and the value that was given."""
-    field = ".".join(str(part) for part in error["loc"])
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        known = f"; the fields are {', '.join(cls.model_fields)}" if "." not in field else ""
-        message = f"unknown field{known}"
-    elif error["type"] == "missing":
-        message = "missing; it has no default"
-    elif field:
-        message = f"{message[0].lower()}{message[1:]} (got {error['input']!r})"
-    return f"{where}{field}: {message}" if field else f"{where}{message}"
 
 
 Teacher.model_rebuild()

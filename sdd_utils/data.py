@@ -1,28 +1,18 @@
 """Datasets as tensors on the device: the split, the label noise, and batches."""
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdd_utils import datasets
-from sdd_utils.config import DATASETS, HUMAN_NOISE, Experiment
-from sdd_utils.datasets import Images
-from sdd_utils.errors import DataError
+from sdd_utils.config import Experiment
+from sdd_utils.datasets import Dataset, Images, human_labels, source
 from sdd_utils.seeding import generator
-
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Mean and standard deviation by channel, of values in [0, 1]: the authors' code takes ImageNet's for CIFAR."""
-
-CIFAR100 = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-"""The same of CIFAR-100's own training images, which the authors' code takes for CIFAR-100N."""
-
-MOMENTS = {"cifar10": IMAGENET, "cifar10n": IMAGENET, "cifar100": IMAGENET, "cifar100n": CIFAR100}
 
 
 @dataclass(frozen=True)
@@ -66,8 +56,16 @@ class Data:
     classes: int
 
 
+def symmetric(pool: Images, parts: list[Tensor], exp: Experiment, rng: torch.Generator) -> Tensor:
+    """In each part round(ε·n) labels are replaced by a uniformly drawn *different* class (paper, Sec. 4)."""
+    noisy = pool.labels.clone()
+    for part in parts:
+        noisy[part] = symmetric_noise(pool.labels[part], exp.noise_rate, pool.classes, rng)
+    return noisy
+
+
 def symmetric_noise(labels: Tensor, rate: float, classes: int, rng: torch.Generator) -> Tensor:
-    """Replace exactly round(rate·n) labels by a uniformly drawn *different* class (paper, Sec. 4).
+    """Replace exactly round(rate·n) labels by a uniformly drawn *different* class.
 
     ``labels`` (n,) int64 in [0, classes). Returns a new tensor of the same shape and dtype.
     """
@@ -79,33 +77,35 @@ def symmetric_noise(labels: Tensor, rate: float, classes: int, rng: torch.Genera
     return noisy
 
 
-NOISE = {"symmetric": symmetric_noise}
-"""How wrong labels are drawn, by ``noise_kind``; people's are not drawn."""
+def human(pool: Images, parts: list[Tensor], exp: Experiment, rng: torch.Generator) -> Tensor:
+    """The labels that people gave (CIFAR-N). Raises DataError."""
+    return human_labels(exp.dataset, exp.human_labels)
+
+
+NOISE: dict[str, Callable[[Images, list[Tensor], Experiment, torch.Generator], Tensor]] = {
+    "symmetric": symmetric,
+    "human": human,
+}
+"""By the name that ``noise_kind`` gives: from a dataset's images and the indices of its training and validation parts
+to noisy labels (n,) int64 for all of its images."""
 
 
 def load(exp: Experiment, device: str | torch.device = "cpu") -> Data:
     """The experiment's data on ``device``: split, corrupted and normalised as its seed says.
 
-    Validation labels are as noisy as the training labels, since in practice nobody has clean ones to choose by. The
-    digits are normalised by their training images, CIFAR by MOMENTS. Raises DataError when files are missing or wrong.
+    Validation labels are as noisy as the training labels, since in practice nobody has clean ones to choose by. Raises
+    DataError when files are missing or wrong.
     """
     pool, test = source(exp.dataset)
-    rng = generator(exp.seed, "split")
-    order = torch.randperm(len(pool.labels), generator=rng)
-    if test is None:  # the digits have no split of their own
+    order = torch.randperm(len(pool.labels), generator=(rng := generator(exp.seed, "split")))
+    if test is None:  # the dataset has no split of its own
         test, order, test_order = pool, order[exp.facts.test :], order[: exp.facts.test]
     else:
         test_order = torch.randperm(len(test.labels), generator=rng)
     order, test_order = order[: exp.train_subset], test_order[: exp.test_subset]
     val, train = order.split([len(order) - exp.training_images, exp.training_images])
-
-    noisy, rng = pool.labels.clone(), generator(exp.seed, "noise")
-    if exp.noise_kind == "human":
-        noisy = human(exp.dataset, exp.human_labels)
-    else:
-        for part in (train, val):
-            noisy[part] = NOISE[exp.noise_kind](pool.labels[part], exp.noise_rate, pool.classes, rng)
-    normalise = _normalise(exp.dataset, pool.images[train], device)
+    noisy = NOISE[exp.noise_kind](pool, [train, val], exp, generator(exp.seed, "noise"))
+    normalise = _normalise(exp.facts, pool.images[train], device)
 
     def split(images: Tensor, labels: Tensor, clean: Tensor, index: Tensor) -> Split:
         return Split(*(t[index].to(device) for t in (images, labels, clean)), normalise)
@@ -114,49 +114,20 @@ def load(exp: Experiment, device: str | torch.device = "cpu") -> Data:
     return Data(*parts, split(test.images, test.labels, test.labels, test_order), pool.classes)
 
 
-def source(dataset: str) -> tuple[Images, Images | None]:
-    """A dataset as it comes: training images, and test images if there is such a split. Raises DataError."""
-    # CIFAR-N has CIFAR's images.
-    pool, test = _read(dataset.removesuffix("n") if dataset in HUMAN_NOISE else dataset, datasets.DATA)
-    shape, classes, *numbers = DATASETS[dataset]
-    found = [len(pool.labels) - numbers[1], numbers[1]] if test is None else [len(pool.labels), len(test.labels)]
-    if (pool.images.shape[1:], pool.classes, found) != (shape, classes, numbers):
-        there = f"{found} images of {tuple(pool.images.shape[1:])} and {pool.classes} classes"
-        raise DataError(f"{dataset}: has {there}, and config.DATASETS says {numbers}, {shape} and {classes}")
-    return pool, test
-
-
-@cache
-def _read(dataset: str, root: Path) -> tuple[Images, Images | None]:
-    if dataset == "digits":
-        return datasets.digits(), None
-    from sdd_utils.cifar import cifar  # torchvision takes seconds, and digits need none of it
-
-    return cifar(dataset, root)
-
-
-def human(dataset: str, labels: str) -> Tensor:
-    """The labels (n,) int64 that people gave to all training images of ``source``. Raises DataError."""
-    from sdd_utils.cifar import human_labels
-
-    train, _ = source(dataset)
-    return human_labels(dataset, train.labels, train.classes, datasets.DATA, labels)
-
-
 def check_data(experiments: list[Experiment]) -> None:
     """Read every dataset of the experiments once. Raises DataError when files are missing or wrong."""
     for dataset, labels in sorted({(exp.dataset, exp.human_labels or "") for exp in experiments}):
+        source(dataset)
         if labels:
-            human(dataset, labels)
-        else:
-            source(dataset)
+            human_labels(dataset, labels)
 
 
-def _normalise(dataset: str, images: Tensor, device: str | torch.device) -> Normalise:
-    if dataset == "digits":  # values 0 … 16
-        values = images.float() / 16
-        return Normalise(16, values.mean().to(device), values.std().to(device))
-    return Normalise(255, *(torch.tensor(m, device=device)[:, None, None] for m in MOMENTS[dataset]))
+def _normalise(facts: Dataset, images: Tensor, device: str | torch.device) -> Normalise:
+    """By the dataset's published moments, or by its training images' own where there are none."""
+    if facts.moments is None:
+        values = images.float() / facts.largest
+        return Normalise(facts.largest, values.mean().to(device), values.std().to(device))
+    return Normalise(facts.largest, *(torch.tensor(m, device=device)[:, None, None] for m in facts.moments))
 
 
 class Batch(NamedTuple):

@@ -1,18 +1,36 @@
-"""Datasets as they come, checked before they are used: no file is read that is not the one that was published."""
+"""Datasets, one entry each in DATASETS, and from their files to images.
+
+No file is opened that is not the one that was published, and no network is used but by ``download``. torch, torchvision
+and scikit-learn are imported by the functions that read: a dataset's name and its number of classes can be had without.
+"""
+
+from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING
 
-import torch
-from sklearn.datasets import load_digits
-from torch import Tensor
+from sdd_utils.errors import DataError, DataMissing
+from sdd_utils.files import ROOT, sha256
 
-from sdd_utils.errors import DataError
-from sdd_utils.results import ROOT
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
 
 DATA = Path(os.environ.get("SDD_DATA", ROOT / "data"))
 """Where downloaded datasets are, in torchvision's layout: the environment variable SDD_DATA, or ``data``."""
+
+HUMAN_URL = "https://raw.githubusercontent.com/UCSC-REAL/cifar-10-100n/main/data"
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation by channel, of values in [0, 1]: the authors' code takes ImageNet's for CIFAR."""
+
+CIFAR100 = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+"""The same of CIFAR-100's own training images, which the authors' code takes for CIFAR-100N."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +41,9 @@ class Images:
     labels: Tensor
     classes: int
 
-    def check(self, where: str) -> "Images":
+    def check(self, where: str) -> Images:
         """Itself, if shapes, dtypes and labels fit together. Raises DataError."""
-        if self.images.ndim != 4 or self.images.dtype != torch.uint8:
+        if self.images.ndim != 4 or str(self.images.dtype) != "torch.uint8":
             shape, dtype = tuple(self.images.shape), self.images.dtype
             raise DataError(f"{where}: images are {shape} {dtype}, not (n, channels, height, width) uint8")
         check_labels(self.labels, len(self.images), self.classes, where)
@@ -34,7 +52,7 @@ class Images:
 
 def check_labels(labels: Tensor, n: int, classes: int, where: str) -> Tensor:
     """The labels, if there are ``n`` integers in [0, classes). Raises DataError."""
-    if labels.dtype != torch.int64 or labels.shape != (n,):
+    if str(labels.dtype) != "torch.int64" or labels.shape != (n,):
         raise DataError(f"{where}: labels are {tuple(labels.shape)} {labels.dtype}, not ({n},) int64")
     if n and not (labels.min() >= 0 and labels.max() < classes):
         wrong = labels[(labels < 0) | (labels >= classes)][0].item()
@@ -42,8 +60,11 @@ def check_labels(labels: Tensor, n: int, classes: int, where: str) -> Tensor:
     return labels
 
 
-def digits() -> Images:
+def digits(root: Path = DATA) -> tuple[Images, None]:
     """scikit-learn's 1,797 handwritten digits, 8×8 with values 0 … 16. They come without a split of their own."""
+    import torch
+    from sklearn.datasets import load_digits
+
     try:
         raw = load_digits()
     except (OSError, ValueError) as error:
@@ -53,4 +74,182 @@ def digits() -> Images:
     images = torch.from_numpy(raw.images)
     if images.shape != (1797, 8, 8) or images.min() < 0 or images.max() > 16:
         raise DataError(f"digits: images are {tuple(images.shape)}, not (1797, 8, 8) with values 0 to 16")
-    return Images(images.to(torch.uint8).unsqueeze(1), torch.from_numpy(raw.target).long(), 10).check("digits")
+    return Images(images.to(torch.uint8).unsqueeze(1), torch.from_numpy(raw.target).long(), 10).check("digits"), None
+
+
+def cifar(name: str, root: Path) -> tuple[Images, Images]:
+    """CIFAR-10's or CIFAR-100's 50,000 training and 10,000 test images, 3×32×32, from torchvision's folder in ``root``.
+
+    Every file's MD5 sum is checked before torchvision opens it. Raises DataError when one is missing or another.
+    """
+    import torch
+    from torchvision import datasets
+
+    kind = getattr(datasets, name.upper())
+    folder = root / kind.base_folder
+    for file, md5 in [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]:
+        path = folder / file
+        if not path.exists():
+            raise DataMissing(
+                f"{name}: {path} is missing; make data DATASET={name} downloads it, or put torchvision's folder "
+                f"{kind.base_folder} into {root} (SDD_DATA names another place)"
+            )
+        if not datasets.utils.check_md5(str(path), md5):
+            raise DataError(f"{name}: {path} is cut or changed: its MD5 sum is not {md5}; remove and download it")
+
+    def images(train: bool) -> Images:
+        part = kind(root, train=train)
+        pixels = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
+        return Images(pixels, torch.tensor(part.targets), len(part.classes)).check(f"{name}: {folder}")
+
+    return images(True), images(False)
+
+
+def cifar10(root: Path = DATA) -> tuple[Images, Images]:
+    """See ``cifar``."""
+    return cifar("cifar10", root)
+
+
+def cifar100(root: Path = DATA) -> tuple[Images, Images]:
+    """See ``cifar``; its classes are the 100 fine ones."""
+    return cifar("cifar100", root)
+
+
+def download_cifar(name: str, root: Path) -> None:
+    """Have torchvision download CIFAR-10 or CIFAR-100 into ``root``. Raises DataError when it cannot."""
+    from torchvision import datasets
+
+    kind = getattr(datasets, name.upper())
+    _download(name, root / kind.base_folder, lambda: kind(root, download=True))
+
+
+@dataclass(frozen=True)
+class Human:
+    """One of Wei et al.'s files of labels that people gave to CIFAR's training images (ICLR 2022)."""
+
+    of: str  # the dataset whose images they are
+    file: str
+    sha256: str
+    shares: dict[str, float]  # the sets of labels, and the share of each that is wrong (counted by ``make data``)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What is known of one dataset without opening it, and how it is opened."""
+
+    label: str  # as figures and tables call it
+    image_shape: tuple[int, int, int]  # channels, height, width
+    classes: int
+    train: int  # images, validation included
+    test: int
+    read: Callable[[Path], tuple[Images, Images | None]]  # from the folder DATA; None: each seed makes its own split
+    download: Callable[[str, Path], None] | None = None  # by name, into that folder
+    largest: int = 255  # value of a pixel
+    moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # mean and std; None: the training images' own
+    human: Human | None = field(default=None, repr=False)
+
+
+_RANDOM = {"random_label1": 0.1723, "random_label2": 0.1812, "random_label3": 0.1764}
+_SHA_10 = "873e69c39cb9b5e97fb6bae2d60bb59b38a5cbc31d2b868f7903dcb2b9dd2310"
+_SHA_100 = "bd2d80409754d420292d622e15e25248ba21e37d27429efac49c8da723f44394"
+_HUMAN_10 = Human("cifar10", "CIFAR-10_human.pt", _SHA_10, {"worse_label": 0.4021, "aggre_label": 0.0901, **_RANDOM})
+_HUMAN_100 = Human("cifar100", "CIFAR-100_human.pt", _SHA_100, {"noisy_label": 0.4020})
+_RGB = (3, 32, 32)
+
+DATASETS = {
+    "digits": Dataset("digits", (1, 8, 8), 10, 1000, 797, digits, largest=16),  # each seed holds out 797 of 1,797
+    "cifar10": Dataset("CIFAR-10", _RGB, 10, 50_000, 10_000, cifar10, download_cifar, moments=IMAGENET),
+    "cifar100": Dataset("CIFAR-100", _RGB, 100, 50_000, 10_000, cifar100, download_cifar, moments=IMAGENET),
+    "cifar10n": Dataset("CIFAR-10N", _RGB, 10, 50_000, 10_000, cifar10, moments=IMAGENET, human=_HUMAN_10),
+    "cifar100n": Dataset("CIFAR-100N", _RGB, 100, 50_000, 10_000, cifar100, moments=CIFAR100, human=_HUMAN_100),
+}
+"""By the name that ``dataset`` gives."""
+
+
+def source(name: str) -> tuple[Images, Images | None]:
+    """A dataset as it comes: training images, and test images if there is such a split. Raises DataError."""
+    facts = DATASETS[name]
+    pool, test = _read(facts.read, DATA)
+    numbers = [facts.train, facts.test]
+    found = [len(pool.labels) - facts.test, facts.test] if test is None else [len(pool.labels), len(test.labels)]
+    if (pool.images.shape[1:], pool.classes, found) != (facts.image_shape, facts.classes, numbers):
+        there = f"{found} images of {tuple(pool.images.shape[1:])} and {pool.classes} classes"
+        raise DataError(
+            f"{name}: has {there}, and its entry in DATASETS says {numbers}, {facts.image_shape} and {facts.classes}"
+        )
+    return pool, test
+
+
+@cache
+def _read(read: Callable, root: Path) -> tuple[Images, Images | None]:
+    return read(root)
+
+
+def human_labels(name: str, labels: str, root: Path | None = None) -> Tensor:
+    """The labels (n,) int64 that people gave to all training images of a dataset, in CIFAR's own order.
+
+    The file is a pickle from elsewhere: it is opened only when its SHA-256 sum is the published one, and then by the
+    reader of torch that builds arrays and nothing else. Raises DataError, also when its clean labels are not CIFAR's.
+    """
+    import numpy as np
+    import torch
+
+    root, facts = root or DATA, DATASETS[name]
+    path = root / "cifar-n" / facts.human.file
+    if labels not in facts.human.shares:
+        raise DataError(f"{name}: there are no labels {labels!r}; there are {', '.join(facts.human.shares)}")
+    if not path.exists():
+        raise DataMissing(f"{name}: {path} is missing; make data DATASET={name} downloads it")
+    if sha256(path) != facts.human.sha256:
+        raise DataError(
+            f"{name}: {path} is cut or changed: its SHA-256 sum is not {facts.human.sha256}; it was not opened"
+        )
+    arrays, clean = _read_arrays(path), _read(facts.read, root)[0].labels
+    if not np.array_equal(arrays["clean_label"], clean.numpy()):
+        raise DataError(f"{name}: {path}: its clean labels are not those of {facts.human.of}'s training images")
+    return check_labels(torch.from_numpy(arrays[labels]).long(), len(clean), facts.classes, f"{name}: {path}")
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    import numpy as np
+    import torch
+
+    make = np._core.multiarray._reconstruct  # under its name of today and the one from when the files were made
+    arrays = [make, (make, "numpy.core.multiarray._reconstruct"), np.ndarray, np.dtype]
+    kinds = [type(np.dtype(kind)) for kind in ("int64", "int32", "uint8")]
+    try:
+        with torch.serialization.safe_globals([*arrays, *kinds]):
+            return torch.load(path, weights_only=True)
+    except UnpicklingError:
+        raise DataError(f"{path}: holds something else than arrays; it was not opened further") from None
+
+
+def download(name: str, root: Path | None = None) -> str:
+    """Download what is missing of a dataset, check all of it, and say what it is. Nothing else uses a network."""
+    root, facts = root or DATA, DATASETS[name]
+    base = facts.human.of if facts.human else name
+    try:
+        pool, test = facts.read(root)
+    except DataMissing:
+        DATASETS[base].download(base, root)
+        pool, test = facts.read(root)
+    if not facts.human:
+        images = f"{len(pool.labels)} images" if test is None else f"{len(pool.labels)} training images"
+        return (
+            f"{name}: {images}" + (f" and {len(test.labels)} test images" if test else "") + f", {pool.classes} classes"
+        )
+    path = root / "cifar-n" / facts.human.file
+    if not path.exists():
+        from torchvision.datasets.utils import download_url
+
+        _download(name, path, lambda: download_url(f"{HUMAN_URL}/{path.name}", str(path.parent)))
+    given = {labels: human_labels(name, labels, root) != pool.labels for labels in facts.human.shares}
+    shares = [f"{labels} {wrong.float().mean().item():.2%} wrong" for labels, wrong in given.items()]
+    return f"{name}: {len(pool.labels)} training labels, {', '.join(shares)}"
+
+
+def _download(name: str, path: Path, fetch: Callable[[], object]) -> None:
+    try:
+        fetch()
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{name}: cannot be downloaded ({error}); put {path.name} into {path.parent} by hand") from None

@@ -16,6 +16,10 @@ INTERRUPTED = 130
 class SddError(Exception):
     """The message says what is wrong, where, and what to do."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the message, without where in this package it was raised."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class ConfigError(SddError, ValueError):
     """A setting that cannot be used; the message names the field, the value and what is allowed."""
@@ -23,6 +27,10 @@ class ConfigError(SddError, ValueError):
 
 class DataError(SddError, ValueError):
     """A dataset that is missing or is not what it should be."""
+
+
+class DataMissing(DataError):
+    """A dataset that has not been downloaded."""
 
 
 class Damaged(SddError, ValueError):
@@ -51,6 +59,10 @@ class NoSpace(SddError, OSError):
 
 class SweepStopped(SddError, RuntimeError):
     """A sweep cannot go on in this process; says why and what to do."""
+
+
+class TrainingStopped(SddError, RuntimeError):
+    """A notebook's training has saved its state and left the rest for later; says what is left."""
 
 
 class WorkerLost(SddError, RuntimeError):

@@ -91,6 +91,12 @@ class CapturedStep:
         return self.loss
 
 
+def visible_gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES may say of each GPU that this process sees."""
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return named or [str(i) for i in range(torch.cuda.device_count())]
+
+
 def allow_many_shapes() -> None:
     """Have this thread compile as many shapes (architecture × classes × student or teacher) as a sweep may have.
 

@@ -1,101 +1,89 @@
-"""Architectures by name and width. timm and torchvision do the work; what they lack is written out here.
+"""Architectures, one entry each in ARCHITECTURES. timm and torchvision do the work; what they lack is written out here.
 
-Both take seconds to import, which every worker of every sweep would wait for, so only who needs them does it.
+torch and the two others are imported by the functions that build a network: whoever wants an architecture's name or its
+regular λ alone, such as a figure, need not wait for them, or have them.
 """
 
-import torch
-import torch.nn as nn
-from torch import Tensor
+from __future__ import annotations
 
-from sdd_utils.config import Experiment
-from sdd_utils.seeding import derive
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sdd_utils.config import Experiment
 
 
-class MLP(nn.Sequential):
+def mlp(exp: Experiment) -> nn.Module:
     """Two hidden layers of ``width`` units with ReLU. Not in the paper: the laptop's fast architecture."""
+    from math import prod
 
-    def __init__(self, inputs: int, width: int, classes: int):
-        super().__init__(
-            nn.Flatten(),
-            nn.Linear(inputs, width),
-            nn.ReLU(),
-            nn.Linear(width, width),
-            nn.ReLU(),
-            nn.Linear(width, classes),
-        )
+    from torch import nn
+
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(prod(exp.facts.image_shape), exp.width),
+        nn.ReLU(),
+        nn.Linear(exp.width, exp.width),
+        nn.ReLU(),
+        nn.Linear(exp.width, exp.facts.classes),
+    )
 
 
-class ResNet18(nn.Sequential):
+def resnet18(exp: Experiment) -> nn.Module:
     """ResNet-18 for small images: 3×3 stem with stride 1, no max-pool; ``width`` = 64 is the paper's."""
+    from torch import nn
+    from torchvision.models.resnet import BasicBlock, conv1x1
 
-    def __init__(self, channels: int, width: int, classes: int):
-        from torchvision.models.resnet import BasicBlock, conv1x1
-
-        stem = [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-        stages, planes = [], width
-        for stage in range(4):
-            wider, stride = width * 2**stage, 1 if stage == 0 else 2
-            shortcut = None
-            if stride != 1:
-                shortcut = nn.Sequential(conv1x1(planes, wider, stride), nn.BatchNorm2d(wider))
-            stages += [BasicBlock(planes, wider, stride, shortcut), BasicBlock(wider, wider)]
-            planes = wider
-        super().__init__(*stem, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(planes, classes))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    channels, width = exp.facts.image_shape[0], exp.width
+    layers = [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    planes = width
+    for stage in range(4):
+        wider, stride = width * 2**stage, 1 if stage == 0 else 2
+        shortcut = nn.Sequential(conv1x1(planes, wider, stride), nn.BatchNorm2d(wider)) if stride != 1 else None
+        layers += [BasicBlock(planes, wider, stride, shortcut), BasicBlock(wider, wider)]
+        planes = wider
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(planes, exp.facts.classes))
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return model
 
 
-class VGGLike(nn.Sequential):
+def vgg_like(exp: Experiment) -> nn.Module:
     """DSD²'s student: 5 blocks of two (3×3 convolution → ReLU → batch norm), widths doubling from ``width`` = 32.
 
     The 2×2 max-pool rounds up, which changes nothing at 32×32 and lets 8×8 images through.
     """
+    from torch import Tensor, nn
 
-    def __init__(self, channels: int, width: int, classes: int):
-        layers, planes = [], channels
-        for block in range(5):
-            for _ in range(2):
-                layers += [nn.Conv2d(planes, width * 2**block, 3, padding=1), nn.ReLU()]
-                planes = width * 2**block
-                layers.append(nn.BatchNorm2d(planes))
-            layers.append(nn.MaxPool2d(2, ceil_mode=True))
-        super().__init__(*layers, Spread(), nn.Flatten(), nn.Linear(planes * 49, classes))
+    class Spread(nn.Module):
+        """Maps of 1×1, to which images of up to 32×32 have shrunk, as maps of 7×7.
 
+        It is what VGG's adaptive pooling makes of them, whose gradient is not the same bits every time on a GPU.
+        """
 
-class Spread(nn.Module):
-    """Maps of 1×1, to which images of up to 32×32 have shrunk, as maps of 7×7.
+        def forward(self, maps: Tensor) -> Tensor:
+            """(n, channels, 1, 1) to (n, channels, 7, 7)."""
+            return maps.expand(-1, -1, 7, 7)
 
-    It is what VGG's adaptive pooling makes of them, whose gradient is not the same bits every time on a GPU.
-    """
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """(n, channels, 1, 1) to (n, channels, 7, 7)."""
-        return maps.expand(-1, -1, 7, 7)
-
-
-def build_model(exp: Experiment, draw: int = 0) -> nn.Module:
-    """The experiment's network, initialised from its seed (and the number of the draw) alone, on the CPU.
-
-    Maps images (n, channels, height, width) of its dataset to logits (n, classes), float32.
-    """
-    (channels, height, width), classes = exp.facts.image_shape, exp.facts.classes
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(exp.seed, "init", draw))
-        if exp.arch == "mlp":
-            return MLP(channels * height * width, exp.width, classes)
-        if exp.arch == "resnet18":
-            return ResNet18(channels, exp.width, classes)
-        if exp.arch == "vgg_like":
-            return VGGLike(channels, exp.width, classes)
-        return _vision_transformer(exp)
+    layers, planes = [], exp.facts.image_shape[0]
+    for block in range(5):
+        for _ in range(2):
+            layers += [nn.Conv2d(planes, exp.width * 2**block, 3, padding=1), nn.ReLU()]
+            planes = exp.width * 2**block
+            layers.append(nn.BatchNorm2d(planes))
+        layers.append(nn.MaxPool2d(2, ceil_mode=True))
+    return nn.Sequential(*layers, Spread(), nn.Flatten(), nn.Linear(planes * 49, exp.facts.classes))
 
 
-def _vision_transformer(exp: Experiment) -> nn.Module:
-    """As in the authors' code: class token, no bias in q, k, v; only Linear weights are pruned."""
+def vit(exp: Experiment) -> nn.Module:
+    """timm's vision transformer as in the authors' code: class token, no bias in q, k, v."""
     from timm.models.vision_transformer import VisionTransformer
 
-    model = VisionTransformer(
+    return VisionTransformer(
         img_size=exp.facts.image_shape[1:],
         patch_size=exp.vit.patch,
         in_chans=exp.facts.image_shape[0],
@@ -108,11 +96,49 @@ def _vision_transformer(exp: Experiment) -> nn.Module:
         pos_drop_rate=exp.vit.dropout,
         proj_drop_rate=exp.vit.dropout,
     )
-    model.prunable = nn.Linear
-    return model
 
 
-def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Layers whose weight is pruned, by name: Conv2d and Linear, or what the model's ``prunable`` says."""
-    kinds = getattr(model, "prunable", (nn.Conv2d, nn.Linear))
+@dataclass(frozen=True)
+class Architecture:
+    """What there is to know of one architecture."""
+
+    label: str  # as figures and tables call it
+    weight_decay: float  # the regular λ, at which a curve counts as vanilla
+    build: Callable[[Experiment], nn.Module]
+    prunable: tuple[str, ...] = ("Conv2d", "Linear")  # the layers of torch.nn whose weights are pruned
+
+
+ARCHITECTURES = {
+    "mlp": Architecture("MLP", 1e-4, mlp),  # ours, so it takes the convolutional networks' λ
+    "resnet18": Architecture("ResNet-18", 1e-4, resnet18),
+    "vit": Architecture("ViT", 0.03, vit, prunable=("Linear",)),
+    "vgg_like": Architecture("VGG-like", 1e-4, vgg_like),
+}
+"""By the name that ``arch`` gives; figures and tables have them in this order. Values of the paper: authors' code."""
+
+
+def label_of(arch: str) -> str:
+    """The architecture as figures and tables call it; one that is not known here, by its own name."""
+    return ARCHITECTURES[arch].label if arch in ARCHITECTURES else arch
+
+
+def build_model(exp: Experiment, draw: int = 0) -> nn.Module:
+    """The experiment's network, initialised from its seed (and the number of the draw) alone, on the CPU.
+
+    Maps images (n, channels, height, width) of its dataset to logits (n, classes), float32.
+    """
+    import torch
+
+    from sdd_utils.seeding import derive
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(exp.seed, "init", draw))
+        return ARCHITECTURES[exp.arch].build(exp)
+
+
+def prunable_layers(model: nn.Module, exp: Experiment) -> dict[str, nn.Module]:
+    """The layers whose weight is pruned, by name, in the order of the model."""
+    from torch import nn
+
+    kinds = tuple(getattr(nn, name) for name in ARCHITECTURES[exp.arch].prunable)
     return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}

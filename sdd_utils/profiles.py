@@ -3,14 +3,15 @@
 from collections import Counter
 from itertools import product
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from sdd_utils.config import PROFILE_NAME, Experiment, Settings
+from sdd_utils.config import Experiment
 from sdd_utils.errors import ConfigError
-from sdd_utils.results import ROOT
+from sdd_utils.files import ROOT
+from sdd_utils.settings import PROFILE_NAME, Settings, entry_of
 
 PROFILES = ROOT / "notebooks" / "profiles"
 
@@ -29,13 +30,20 @@ class Regularisation(Settings):
     weight_decays: list[float]
 
 
+class Variant(Settings):
+    """Curves without a teacher and with other settings, such as a regulariser."""
+
+    noise_rates: list[float]
+    settings: dict  # fields of Experiment that differ from the vanilla curves'
+
+
 class Distillation(Settings):
     """Students of the vanilla curves: every combination of the lists."""
 
     teacher_arch: str | None = None  # another architecture of the profile; None: the student's own
     undertrained: dict = Field(default_factory=dict)  # fields in which an undertrained teacher differs from vanilla
     noise_rates: list[float]
-    teachers: list[Literal["sparse", "dense", "critical", "undertrained"]]
+    teachers: list[Annotated[str, entry_of("distillation", "TEACHERS")]]
     temperatures: list[float]
     alphas: list[float]
 
@@ -47,6 +55,7 @@ class Architecture(Settings):
     seeds: int = Field(ge=1)
     noise_rates: list[float]  # of the vanilla curves
     l2: Regularisation | None = None
+    variants: list[Variant] = Field(default_factory=list)
     distillation: list[Distillation] = Field(default_factory=list)  # one alone may stand without a list
 
     @field_validator("distillation", mode="before")
@@ -71,10 +80,10 @@ class Profile(Settings):
         for name, plan in self.architectures.items():
             if reserved := self._set_by_the_grid & {*self.base, *plan.settings}:
                 raise ValueError(f"architectures.{name}: {min(reserved)} is set by the grid, not in base or settings")
-            for taught_by in (d.teacher_arch for d in plan.distillation if d.teacher_arch):
-                if taught_by not in self.architectures:
+            for teacher in (d.teacher_arch for d in plan.distillation if d.teacher_arch):
+                if teacher not in self.architectures:
                     where = f"architectures.{name}.distillation.teacher_arch"
-                    raise ValueError(f"{where}: {taught_by!r} is not in the profile")
+                    raise ValueError(f"{where}: {teacher!r} is not in the profile")
         shown = self.architectures.get(str(self.tour.get("arch")))
         if self.tour.keys() != {"arch", "noise_rate"} or not shown or self.tour["noise_rate"] not in shown.noise_rates:
             raise ValueError(f"tour: {self.tour} must be the arch and noise_rate of a vanilla curve of this profile")
@@ -85,6 +94,11 @@ class Profile(Settings):
         """Whether a setting has several students, to choose τ and α from."""
         plans = [d for plan in self.architectures.values() for d in plan.distillation]
         return any(len(d.temperatures) * len(d.alphas) > 1 for d in plans)
+
+    @property
+    def distils(self) -> bool:
+        """Whether there are students."""
+        return any(plan.distillation for plan in self.architectures.values())
 
     @property
     def _set_by_the_grid(self) -> set[str]:
@@ -99,12 +113,22 @@ class Profile(Settings):
             if exp.run_id in seen:
                 raise ConfigError(f"{self.profile}: {exp.run_id} is described twice")
             seen[exp.run_id] = exp
-        students = Counter((e.dataset, e.arch, e.seed, e.noise_rate, e.teacher.rule) for e in found if e.teacher)
-        if not self.tunes and (twice := [key for key, number in students.items() if number > 1]):
-            _, arch, _, rate, rule = twice[0]
-            what = f"the {rule} teacher at ε = {rate:g} has two kinds of students; give one a profile of its own"
-            raise ConfigError(f"{self.profile}: architectures.{arch}.distillation: {what}")
+        self._refuse_lookalikes(found)
         return found
+
+    def _refuse_lookalikes(self, found: list[Experiment]) -> None:
+        """Raise ConfigError where two curves of a setting differ in nothing that tables and figures tell apart."""
+        students = Counter((e.dataset, e.arch, e.seed, e.noise_rate, e.teacher.rule) for e in found if e.teacher)
+        others = Counter((e.dataset, e.arch, e.seed, e.noise_rate, e.method, e.weight_decay) for e in found)
+        where = f"{self.profile}: architectures"
+        for (_, arch, _, rate, rule), number in students.items():
+            if number > 1 and not self.tunes:
+                what = f"the {rule} teacher at ε = {rate:g} has two kinds of students; give one a profile of its own"
+                raise ConfigError(f"{where}.{arch}.distillation: {what}")
+        for (_, arch, _, rate, method, decay), number in others.items():
+            if number > 1 and method != "kd":
+                what = f"two {method} curves at ε = {rate:g} and λ = {decay:g}; give one a profile of its own"
+                raise ConfigError(f"{where}.{arch}: {what}")
 
     def _curves(self, arch: str, dataset: str | None) -> list[Experiment]:
         plan, on = self.architectures[arch], (self.datasets or {}).get(dataset, Dataset())
@@ -124,6 +148,8 @@ class Profile(Settings):
             if plan.l2:
                 grid = product(rates(plan.l2.noise_rates), plan.l2.weight_decays)
                 found += [experiment(seed, rate, weight_decay=decay) for rate, decay in grid]
+            for v in plan.variants:
+                found += [experiment(seed, rate, **v.settings) for rate in rates(v.noise_rates)]
             for d in plan.distillation:
                 grid = product(rates(d.noise_rates), d.teachers, d.temperatures, d.alphas)
                 for rate, rule, temperature, alpha in grid:
@@ -133,6 +159,25 @@ class Profile(Settings):
                     picked = {"selection": self.selection} if rule == "sparse" else {}
                     found.append(experiment(seed, rate, teacher=teacher, **loss, **picked))
         return found
+
+
+NOTEBOOKS = {
+    "01_baseline": "always",
+    "02_l2_sweep": "always",
+    "03_distillation": "distils",
+    "06_tau_alpha": "tunes",
+    "00_tour": "always",
+    "04_cost": "distils",
+    "05_choose": "always",
+    "09_claims": "always",
+}
+"""The notebooks in the order in which they are executed, those that train first, and of which profiles each speaks."""
+
+
+def notebooks_of(profile: Profile) -> list[str]:
+    """The names of those that have something to say of a profile: of one that tunes τ and α, 06 alone."""
+    kinds = {"tunes"} if profile.tunes else {"always", "distils"} if profile.distils else {"always"}
+    return [name for name, kind in NOTEBOOKS.items() if kind in kinds]
 
 
 def select(experiments: list[Experiment], only: str) -> list[Experiment]:

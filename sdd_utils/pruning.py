@@ -1,11 +1,17 @@
 """A network whose parameters lie in one vector, so that pruning, masking and optimising are operations on vectors."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
 import torch
 import torch.nn as nn
 from torch import Tensor
 
+from sdd_utils.config import Experiment
+from sdd_utils.data import Data
 from sdd_utils.errors import ConfigError
-from sdd_utils.models import prunable_layers
+from sdd_utils.models import build_model, prunable_layers
 
 RESOLUTION = 1e-6
 """Two sparsities closer than this are the same number in a CSV, which has six digits (``files.as_csv``)."""
@@ -21,9 +27,9 @@ class SparseNetwork:
     ``mask`` (N,) float32 holds 1 for surviving and 0 for pruned weights, N = number of prunable weights.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, layers: dict[str, nn.Module]):
         self.model = model
-        self.layers = prunable_layers(model)
+        self.layers = layers  # whose weights are pruned, by name
         prunable = [layer.weight for layer in self.layers.values()]
         ids = {id(p) for p in prunable}
         self.parameters = prunable + [p for p in model.parameters() if id(p) not in ids]
@@ -76,34 +82,6 @@ class SparseNetwork:
         """Set the pruned weights to zero. After every optimiser step: momentum and weight decay move them too."""
         self.weights.mul_(self.mask)
 
-    def kept(self, level: int, share: float) -> int:
-        """How many weights ``level`` leaves."""
-        return round(len(self.mask) * (1 - share) ** level)
-
-    def check_levels(self, levels: int, share: float) -> None:
-        """Raise ConfigError unless every level leaves some weights, and visibly fewer than the one before."""
-        left = len(self.mask)
-        for level in range(1, levels + 1):
-            before, left = left, self.kept(level, share)
-            if not left or before - left < RESOLUTION * len(self.mask):
-                raise ConfigError(
-                    f"levels: after {level - 1} of {levels} there is hardly anything left to prune: {before} of "
-                    f"{len(self.mask)} weights; give fewer"
-                )
-
-    @torch.no_grad()
-    def prune(self, level: int, share: float) -> None:
-        """Global magnitude pruning to the sparsity of ``level``, 1 − (1 − share)^level (paper, Sec. 3).
-
-        Removes the smallest surviving weights over all layers together until round(N·(1 − share)^level) are left, so
-        that rounding does not accumulate. Of equal magnitudes the one that comes first in the vector goes first.
-        """
-        keep = self.kept(level, share)
-        magnitude = torch.where(self.mask.bool(), self.weights.abs(), -1.0)  # the pruned stay behind all survivors
-        order = torch.argsort(magnitude, stable=True)
-        self.mask[order[: len(self.mask) - keep]] = 0
-        self.apply_mask()
-
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint holds: vector, mask and the model's buffers (batch-norm statistics)."""
         buffers = {f"buffer.{name}": b for name, b in self.model.named_buffers()}
@@ -123,3 +101,61 @@ class SparseNetwork:
         self.mask.copy_(state["mask"])
         for name, buffer in self.model.named_buffers():
             buffer.copy_(state[f"buffer.{name}"])
+
+
+def new_network(exp: Experiment, device: str | torch.device = "cpu", draw: int = 0) -> SparseNetwork:
+    """The experiment's dense network at initialisation; ``draw`` counts those that are drawn anew."""
+    model = build_model(exp, draw)
+    return SparseNetwork(model.to(device), prunable_layers(model, exp))
+
+
+def magnitude(net: SparseNetwork, data: Data, exp: Experiment) -> Tensor:
+    """|w| (paper, Sec. 3)."""
+    return net.weights.abs()
+
+
+CRITERIA: dict[str, Callable[[SparseNetwork, Data, Experiment], Tensor]] = {"magnitude": magnitude}
+"""By the name that ``criterion`` gives: what each prunable weight is worth, (N,); those worth least are pruned."""
+
+
+def prune(net: SparseNetwork, exp: Experiment, level: int, data: Data) -> None:
+    """Global pruning to the sparsity of ``level``, 1 − (1 − prune_share)^level (paper, Sec. 3).
+
+    Removes the surviving weights that are worth least, over all layers together, until round(N·(1 − prune_share)^level)
+    are left, so that rounding does not accumulate. Of equal ones that which comes first in the vector goes first.
+    """
+    worth = CRITERIA[exp.criterion](net, data, exp).detach()
+    order = torch.argsort(torch.where(net.mask.bool(), worth, -torch.inf), stable=True)  # the pruned ones come first
+    net.mask[order[: len(net.mask) - kept(net, exp, level)]] = 0
+    net.apply_mask()
+
+
+def kept(net: SparseNetwork, exp: Experiment, level: int) -> int:
+    """How many prunable weights ``level`` leaves."""
+    return round(len(net.mask) * (1 - exp.prune_share) ** level)
+
+
+def check_levels(net: SparseNetwork, exp: Experiment) -> None:
+    """Raise ConfigError unless every level leaves some weights, and visibly fewer than the one before."""
+    left = len(net.mask)
+    for level in range(1, exp.levels + 1):
+        before, left = left, kept(net, exp, level)
+        if not left or before - left < RESOLUTION * len(net.mask):
+            raise ConfigError(
+                f"levels: after {level - 1} of {exp.levels} there is hardly anything left to prune: {before} of "
+                f"{len(net.mask)} weights; give fewer"
+            )
+
+
+def rewind(net: SparseNetwork, exp: Experiment, level: int) -> SparseNetwork:
+    """The network to train after a pruning, by ``exp.retrain``.
+
+    ``lr``, learning-rate rewinding, keeps the weights; ``init`` sets the survivors to their initial values; ``random``
+    draws new ones at each level (He et al.).
+    """
+    if exp.retrain == "lr":
+        return net
+    rewound = new_network(exp, net.vector.device, draw=0 if exp.retrain == "init" else level)
+    rewound.mask.copy_(net.mask)
+    rewound.apply_mask()
+    return rewound

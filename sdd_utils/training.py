@@ -1,40 +1,38 @@
 """The training loop: one level of one pruning curve, dense or sparse, with or without a teacher."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
 from sdd_utils.config import Experiment
-from sdd_utils.data import Batch, Data, Split, augmented, batches, pad
+from sdd_utils.data import Batch, Data, augmented, batches, pad
+from sdd_utils.distillation import distillation_loss
 from sdd_utils.errors import TrainingDiverged
-from sdd_utils.execution import CapturedStep, Execution, channels_last
-from sdd_utils.pruning import SparseNetwork
-from sdd_utils.seeding import derive, generator, random_state, seed_everything, set_random_state
+from sdd_utils.evaluation import predict
+from sdd_utils.execution import CapturedStep, Execution
+from sdd_utils.pruning import SparseNetwork, new_network
+from sdd_utils.seeding import derive, generator, random_state, set_random_state
 
-AfterEpoch = Callable[[Callable[[], dict[str, Tensor]]], None]
-"""Called after each epoch but the last with a function that gives the state of the training, to go on from."""
+AfterEpoch = Callable[[SparseNetwork, Callable[[], dict[str, Tensor]]], None]
+"""Called after each epoch but the last with the network and a function that gives the state of its training."""
 
 
-def distillation_loss(logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float, alpha: float):
-    """(1 − α)·CE(student, noisy label) + α·τ²·KL(softmax(teacher/τ) ‖ softmax(student/τ)), mean over the batch.
+def l1(net: SparseNetwork) -> Tensor:
+    """Σ|w| over the prunable weights."""
+    return sum(weight.abs().sum() for weight in net.parameters[: len(net.layers)])
 
-    ``logits`` and ``teacher_logits`` (n, classes), ``labels`` (n,) int64. Returns a scalar (paper, Sec. 3).
-    """
-    hard = F.cross_entropy(logits, labels)
-    soft = F.kl_div(
-        F.log_softmax(logits / temperature, 1),
-        F.log_softmax(teacher_logits / temperature, 1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    return (1 - alpha) * hard + alpha * temperature**2 * soft
+
+REGULARISERS: dict[str, Callable[[SparseNetwork], Tensor]] = {"l1": l1}
+"""By the name that ``regulariser`` gives: a scalar which, times ``strength``, is added to the loss. λ is apart: it is
+the optimiser's."""
 
 
 def make_optimizer(net: SparseNetwork, exp: Experiment) -> tuple[Optimizer, LRScheduler]:
@@ -66,7 +64,7 @@ def train_level(
     best for the device unless given. Raises TrainingDiverged.
     """
     rng = generator(exp.seed, "batches", level)
-    seed_everything(derive(exp.seed, "dropout", level))
+    torch.manual_seed(derive(exp.seed, "dropout", level))  # of all devices
     optimizer, schedule = make_optimizer(net, exp)
     if saved:
         set_training_state(saved, optimizer, schedule, rng)
@@ -82,7 +80,7 @@ def train_level(
             raise TrainingDiverged(f"{exp.run_id}: loss is {total.item()} at level {level}, epoch {epoch + 1}, lr {lr}")
         schedule.step()
         if after_epoch and epoch + 1 < exp.epochs:
-            after_epoch(lambda: training_state(optimizer, schedule, rng))
+            after_epoch(net, lambda: training_state(optimizer, schedule, rng))
 
 
 def training_step(
@@ -103,8 +101,8 @@ def training_step(
 
     def step(batch: Batch) -> Tensor:
         images = train.normalise(augmented(padded, batch, exp.crop_padding))
-        taught = soft[batch.index] if soft is not None else None
-        return learn(net, optimizer, images, train.labels[batch.index], exp, teacher, execution, taught)
+        known = soft[batch.index] if soft is not None else None
+        return learn(net, optimizer, images, train.labels[batch.index], exp, teacher, execution, known)
 
     return CapturedStep(step, exp.batch_size) if execution.graph else step
 
@@ -117,12 +115,11 @@ def learn(
     exp: Experiment,
     teacher: SparseNetwork | None,
     execution: Execution,
-    taught: Tensor | None = None,
+    teacher_logits: Tensor | None = None,
 ) -> Tensor:
     """Forward, backward, update, mask. Returns the loss, a scalar without gradient.
 
-    ``images`` (b, c, h, w) float32, ``labels`` (b,) int64, ``taught`` the teacher's logits (b, classes) if they are
-    known already.
+    ``images`` (b, c, h, w) float32, ``labels`` (b,) int64, ``teacher_logits`` (b, classes) if they are known already.
     """
 
     def logits_of(network: SparseNetwork) -> Tensor:
@@ -133,11 +130,13 @@ def learn(
     if teacher is None:
         loss = F.cross_entropy(logits, labels)
     else:
-        if taught is None:
+        if teacher_logits is None:
             teacher.model.eval()
             with torch.no_grad():
-                taught = logits_of(teacher)
-        loss = distillation_loss(logits, taught, labels, exp.temperature, exp.alpha)
+                teacher_logits = logits_of(teacher)
+        loss = distillation_loss(logits, teacher_logits, labels, exp.temperature, exp.alpha)
+    if exp.regulariser:
+        loss = loss + exp.strength * REGULARISERS[exp.regulariser](net)
     net.backward(loss)
     optimizer.step()
     net.apply_mask()
@@ -171,32 +170,12 @@ def set_training_state(saved: dict[str, Tensor], optimizer: Optimizer, schedule:
     set_random_state(part("random."), rng, optimizer.param_groups[0]["params"][0].device)
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Mean cross-entropy and accuracy against the labels given, and how the training labels split."""
-
-    loss: float
-    accuracy: float
-    clean_fit: float  # of the correctly labelled examples, the share predicted right
-    memorised: float  # of the wrongly labelled ones, the share predicted as their wrong label; nan if there are none
-
-
-def measure(net: SparseNetwork, split: Split, amp: bool = False) -> Measured:
-    """Evaluate without augmentation, in evaluation mode, against ``split.labels``."""
-    logits = predict(net.model, split, amp)
-    right, wrong = logits.argmax(1) == split.labels, split.corrupted
-    return Measured(
-        loss=F.cross_entropy(logits, split.labels).item(),
-        accuracy=right.float().mean().item(),
-        clean_fit=right[~wrong].float().mean().item(),
-        memorised=right[wrong].float().mean().item(),
-    )
-
-
-def predict(model: nn.Module, split: Split, amp: bool = False, batch_size: int = 1000) -> Tensor:
-    """Logits (n, classes) float32 of a whole split in evaluation mode, without gradients."""
-    model.eval()
-    # Not inference_mode: a student differentiates through a loss that holds these.
-    with torch.no_grad(), torch.autocast(split.images.device.type, torch.bfloat16, enabled=amp):
-        parts = (channels_last(split.normalise(images)) for images in split.images.split(batch_size))
-        return torch.cat([model(part).float() for part in parts])
+def compile_ahead(exp: Experiment, data: Data, teacher: SparseNetwork | None) -> None:
+    """On a GPU, take a step with a spare network, so that no level is charged for what is compiled once a process."""
+    execution = Execution.of(data.train.images.device)
+    if execution.compiled:
+        spare = new_network(exp, data.train.images.device)
+        spare.model.train()
+        optimizer, _ = make_optimizer(spare, exp)
+        step = training_step(spare, data, exp, teacher, optimizer, replace(execution, graph=False))
+        step(next(batches(data.train, exp, generator(exp.seed, "spare"))))

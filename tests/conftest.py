@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from sdd_utils.config import Experiment
-from sdd_utils.workers import Threads
+from sdd_utils.runner.sweep import with_teachers
+from sdd_utils.runner.workers import Threads
 
 SMALL = {
     "arch": "mlp",
@@ -31,10 +32,9 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A place with ``profiles`` of its own; sweeps run in a thread of this process."""
-    for module in ("profiles", "reproduce"):
-        monkeypatch.setattr(f"sdd_utils.{module}.PROFILES", tmp_path / "profiles")
+    monkeypatch.setattr("sdd_utils.profiles.PROFILES", tmp_path / "profiles")
     monkeypatch.setattr("sdd_utils.profiles.ROOT", tmp_path)
-    monkeypatch.setattr("sdd_utils.reproduce.local_workers", lambda *_: Threads(1))
+    monkeypatch.setattr("sdd_utils.runner.sweep.local_workers", lambda *_: Threads(1))
     (tmp_path / "profiles").mkdir()
     return tmp_path
 
@@ -57,3 +57,22 @@ def student(small):
         return small(teacher={"rule": rule, "experiment": small(**settings)}, temperature=4, alpha=0.9, **settings)
 
     return make
+
+
+@pytest.fixture
+def two_families(small, student):
+    """A teacher (2) with students (3 and 1), and two curves of their own (4 and 1)."""
+    long_pupil, short_pupil = student("dense"), student("sparse")
+    alone, short = small(seed=1), small(seed=2)
+    experiments = with_teachers([long_pupil, short_pupil, alone, short])
+    teacher = long_pupil.teacher.experiment
+    lengths = {teacher: 2.0, long_pupil: 3.0, short_pupil: 1.0, alone: 4.0, short: 1.0}
+    return experiments, {exp.run_id: length for exp, length in lengths.items()}
+
+
+SLOWEST = ("test_smoke", "test_sweep", "test_faults", "test_files")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest modules first, so that two processes end at about the same time."""
+    items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))

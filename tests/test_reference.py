@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sdd_utils.analysis import curves_of, measure_dip
-from sdd_utils.claims import CLAIM_COLUMNS, claims_table
-from sdd_utils.curves import vanilla, vanilla_settings
-from sdd_utils.experiment import run_experiment
+from sdd_utils.analysis.claims import CLAIM_COLUMNS, claims_table
+from sdd_utils.analysis.curves import vanilla, vanilla_settings
+from sdd_utils.analysis.dip import curves_of, measure_dip
 from sdd_utils.files import read_csv
 from sdd_utils.profiles import load_profile
-from sdd_utils.results import FIGURES, LEVEL_COLUMNS, REFERENCE, load_levels, load_weights
+from sdd_utils.runner.run import run_experiment
+from sdd_utils.tables import FIGURES, LEVEL_COLUMNS, REFERENCE, load_levels, load_weights
 
 PROFILES = sorted(path.parent.name for path in REFERENCE.glob("*/levels.csv"))
 
@@ -30,7 +30,7 @@ def name(request):
 
 @pytest.fixture
 def levels(name):
-    return load_levels("reference", name)
+    return load_levels(name)
 
 
 def test_there_is_a_reference_of_the_default_profile():
@@ -42,6 +42,8 @@ def test_it_holds_every_level_of_every_run_of_its_profile(name, levels):
     expected = {(e.run_id, level) for e in load_profile(name).experiments() for level in range(e.levels + 1)}
     assert set(zip(levels["run_id"], levels["level"], strict=True)) == expected
     assert len(levels) == len(expected)
+    images = {exp.run_id: exp.validation_images for exp in load_profile(name).experiments()}
+    assert levels["val_images"].equals(levels["run_id"].map(images))
 
 
 def test_numbers_are_in_range_and_the_sparsities_follow_the_formula(name, levels):
@@ -87,7 +89,7 @@ def test_a_curve_that_is_trained_again_gives_the_committed_rows(tmp_path):
     """To the last digit on the same processor; another one rounds otherwise, so here to five points of accuracy."""
     exp = load_profile("digits").experiments()[0]
     again = read_csv(run_experiment(exp.model_copy(update={"levels": 1}), tmp_path) / "levels.csv")
-    reference = load_levels("reference", "digits").query("run_id == @exp.run_id and level <= 1")
+    reference = load_levels("digits").query("run_id == @exp.run_id and level <= 1")
     accuracies = ["train_acc", "val_acc", "test_acc", "clean_fit"]
     assert np.allclose(again[accuracies], reference[accuracies], atol=0.05)
     exact = ["level", "sparsity", "remaining_params", "train_flops", "train_flops_sparse"]
@@ -96,7 +98,7 @@ def test_a_curve_that_is_trained_again_gives_the_committed_rows(tmp_path):
 
 @pytest.mark.parametrize("name", STORIES)
 def test_weights_are_counted_completely(name, levels):
-    counted = load_weights("reference", name).groupby(["arch", "noise_rate", "weight_decay", "level"])["count"].sum()
+    counted = load_weights(name).groupby(["arch", "noise_rate", "weight_decay", "level"])["count"].sum()
     plain = levels[(levels["method"] != "kd") & (levels["level"] % 3 == 0)]  # every third level is kept
     remaining = plain.groupby(["arch", "noise_rate", "weight_decay", "level"])["remaining_params"].sum()
     pd.testing.assert_series_equal(counted, remaining, check_names=False)

@@ -1,33 +1,54 @@
 """The whole pipeline from scratch, as ``make reproduce PROFILE=smoke`` runs it, and what must hold of its results."""
 
 import json
+import os
+import subprocess
+import sys
 
 import nbformat
 import pandas as pd
 import pytest
-import yaml
-from conftest import SMALL
 from safetensors.torch import load_file
 
-from sdd_utils.analysis import select_level
-from sdd_utils.claims import CLAIM_COLUMNS
-from sdd_utils.errors import ResultsMissing
-from sdd_utils.profiles import load_profile
-from sdd_utils.reproduce import NOTEBOOKS, TUNING, compare_claims, reproduce, tabulate
-from sdd_utils.results import LEVEL_COLUMNS, load_levels
-from sdd_utils.stopping import Outcome
+from sdd_utils.analysis.claims import CLAIM_COLUMNS
+from sdd_utils.analysis.compare import compare_claims
+from sdd_utils.distillation import select_level
+from sdd_utils.files import ROOT
+from sdd_utils.profiles import load_profile, notebooks_of
+from sdd_utils.study import Study
+from sdd_utils.tables import LEVEL_COLUMNS
+
+
+def make(target, runs, **variables):
+    """Run make with this interpreter in place of a .venv of its own; what it printed."""
+    settings = {
+        "PROFILE": "smoke",
+        "RESULTS": runs,
+        "WORKERS": 2,
+        "RUN": f"{sys.executable} -m",
+        "READY": "",
+    } | variables
+    outer = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    command = ["make", target, *(f"{key}={value}" for key, value in settings.items())]
+    return subprocess.run(command, cwd=ROOT, env=outer, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    assert reproduce("smoke", 2, folder) == Outcome()
+def reproduced(tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    return runs, make("reproduce", runs)
+
+
+@pytest.fixture(scope="module")
+def runs(reproduced):
+    folder, ended = reproduced
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
     return folder
 
 
 @pytest.fixture(scope="module")
 def levels(runs):
-    return load_levels(runs, "smoke")
+    return Study("smoke", runs).levels()
 
 
 def test_every_run_and_level_is_there_with_all_columns(levels):
@@ -47,7 +68,7 @@ def test_sparsity_follows_the_formula_and_counts_the_masks(runs, levels):
         assert not weights[~mask].any()
 
 
-def test_students_were_taught_by_the_level_that_their_rule_names(runs, levels):
+def test_students_were_distilled_from_the_level_that_their_rule_names(runs, levels):
     students = [e for e in load_profile("smoke").experiments() if e.teacher]
     assert students
     for exp in students:
@@ -57,25 +78,51 @@ def test_students_were_taught_by_the_level_that_their_rule_names(runs, levels):
         assert origin["level"] == select_level(teacher, exp.teacher.rule)
 
 
-def test_every_notebook_ran_on_these_runs(runs):
-    for source in (path for path in NOTEBOOKS.glob("*.ipynb") if path.name not in TUNING):
-        executed = nbformat.read(runs / "smoke" / "notebooks" / source.name, as_version=4)
-        injected = [c.source for c in executed.cells if "injected-parameters" in c.metadata.get("tags", [])]
-        assert len(injected) == 1
-        assert str(runs) in injected[0]
+def test_every_notebook_ran_on_these_runs_and_showed_its_progress(reproduced, runs):
+    for name in notebooks_of(load_profile("smoke")):
+        executed = nbformat.read(runs / "smoke" / "notebooks" / f"{name}.ipynb", as_version=4)
+        (injected,) = [c.source for c in executed.cells if "injected-parameters" in c.metadata.get("tags", [])]
+        assert str(runs) in injected
         assert not any(o.output_type == "error" for c in executed.cells for o in c.get("outputs", []))
+    assert "100%" in reproduced[1].stderr
+    assert "23 runs" not in reproduced[1].stderr  # each notebook trains its own methods
+
+
+def test_make_knows_what_is_done_and_ends_with_the_claims(runs):
+    before = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file() and path.name != "claims.csv"}
+    again = make("reproduce", runs)
+    assert again.returncode == 0
+    assert "papermill" not in again.stdout
+    assert again.stdout.endswith("There is no committed reference of profile smoke to compare with.\n")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_figures_and_claims_were_written(runs):
-    assert len(list((runs / "smoke" / "figures").glob("*.png"))) == 7
+    drawn = {path.stem for path in (runs / "smoke" / "figures").glob("*.png")}
+    assert drawn == {"tour", "cure", "baseline", "l2_sweep", "weights", "distillation", "frontier"}
     claims = pd.read_csv(runs / "smoke" / "claims.csv")
     assert list(claims.columns) == CLAIM_COLUMNS
     assert set(claims["claim"]) == {"C1", "C2a", "C2b", "C3", "C4", "C5a", "C5b", "C6"}
 
 
+def test_a_notebook_that_fails_is_not_done(tmp_path):
+    (tmp_path / "smoke").write_text("no folder for runs")
+    ended = make(f"{tmp_path}/notebooks/01_baseline.ipynb", tmp_path, EXECUTED=f"{tmp_path}/notebooks")
+    assert ended.returncode != 0
+    assert "smoke" in ended.stderr
+    assert not (tmp_path / "notebooks" / "01_baseline.ipynb").exists()
+
+
+def test_a_budget_trains_ahead_and_the_notebooks_wait_for_the_rest(tmp_path):
+    ended = make("reproduce", tmp_path, BUDGET="1s")
+    assert ended.returncode != 0
+    assert "Stopped: the time budget of 1 s is used up." in ended.stderr
+    assert not (tmp_path / "smoke" / "notebooks").exists()
+
+
 def test_the_comparison_names_the_verdicts_that_changed(runs, monkeypatch, tmp_path):
     claims = pd.read_csv(runs / "smoke" / "claims.csv")
-    monkeypatch.setattr("sdd_utils.reproduce.REFERENCE", tmp_path)
+    monkeypatch.setattr("sdd_utils.analysis.compare.REFERENCE", tmp_path)
     assert "no committed reference of profile smoke" in compare_claims(claims, "smoke")
     (tmp_path / "smoke").mkdir()
     claims.to_csv(tmp_path / "smoke" / "claims.csv", index=False)
@@ -85,30 +132,3 @@ def test_the_comparison_names_the_verdicts_that_changed(runs, monkeypatch, tmp_p
     assert last == f"  C1 {claims['statement'][0]}: {claims['verdict'][0]} → reversed"
     gone = compare_claims(claims[1:], "smoke").splitlines()[-1]
     assert gone == f"  C1 {claims['statement'][0]}: {claims['verdict'][0]} → –"
-
-
-def test_a_grid_of_tau_and_alpha_has_a_notebook_of_its_own(home):
-    """A profile like digits-tau-alpha, as small as possible."""
-    settings = {**SMALL, "levels": 2, "prune_share": 0.9}
-    settings |= {"arch": None, "noise_rate": None, "milestones": [0.5], "epochs": 2}
-    grid = {"noise_rates": [0.3], "teachers": ["sparse", "dense"], "temperatures": [1, 2], "alphas": [0.5, 1.0]}
-    bad = {"noise_rates": [0.3], "teachers": ["critical", "undertrained"], "temperatures": [2], "alphas": [0.5]}
-    mlp = {"settings": {k: v for k, v in settings.items() if v is not None}, "seeds": 2, "noise_rates": [0.3]}
-    mlp["distillation"] = [grid, bad | {"undertrained": {"epochs": 1, "levels": 0}}]
-    profile = {"profile": "tuning", "about": "", "tour": {"arch": "mlp", "noise_rate": 0.3}, "base": {}}
-    content = yaml.safe_dump(profile | {"architectures": {"mlp": mlp}})
-    (home / "profiles" / "tuning.yaml").write_text(content)
-    assert reproduce("tuning", 1, home) == Outcome()
-    assert sorted(path.name for path in (home / "tuning" / "notebooks").iterdir()) == sorted(TUNING)
-    drawn = {path.stem for path in (home / "tuning" / "figures").glob("*.png")}
-    assert drawn == {"rebound", "sweet", "kept", "bad_teachers"}
-    levels = load_levels(home, "tuning")
-    assert set(levels["teacher"]) == {"none", "sparse", "dense", "critical", "undertrained"}
-    assert levels["run_id"].nunique() == 2 * (1 + 8 + 2)
-
-
-def test_results_that_are_not_finished_are_missed_by_name(tmp_path):
-    with pytest.raises(ResultsMissing, match=r"23 runs of smoke are not finished \(digits-mlp32"):
-        tabulate("smoke", tmp_path)
-    with pytest.raises(ResultsMissing, match="train it: make reproduce PROFILE=smoke"):
-        load_levels(tmp_path, "smoke")

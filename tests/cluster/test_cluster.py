@@ -12,59 +12,64 @@ import psutil
 import pytest
 from inject import content, snapshot
 
-from sdd_utils.errors import INTERRUPTED, REQUEUE, SweepStopped
-from sdd_utils.profiles import select
-from sdd_utils.reproduce import experiments_of
-from sdd_utils.stopping import Outcome
+from sdd_utils.cli.commands import experiments_of
+from sdd_utils.errors import INTERRUPTED, SweepStopped
+from sdd_utils.runner.stopping import Outcome
+from sdd_utils.runner.sweep import run_sweep
+from sdd_utils.runner.workers import Threads
 
 pytestmark = pytest.mark.cluster
 
-PART = "arch=mlp,noise_rate=0.3,seed=0"  # a teacher and students, and others
+PART = "arch=mlp,noise_rate=0.3,seed=0"  # a teacher, its two students, and another
 RUN = [sys.executable, "-m", "sdd_utils", "run", "--profile", "smoke"]
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Three nodes with a core each, the head with Ray's server for ``ray://``."""
-    os.environ |= {
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # all of it on the loopback
-        "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
-        "RAY_AUTH_MODE": "token",
-        "GRPC_ENABLE_FORK_SUPPORT": "0",
-    }
-    from ray.cluster_utils import Cluster
+    """Three nodes with a core each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # all of it on the loopback
+        patch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
+        patch.setenv("RAY_AUTH_MODE", "token")
+        from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "ray_client_server_port": 21001})
-    for _ in range(2):
-        made.add_node(num_cpus=1)
-    yield made
-    made.shutdown()
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        for _ in range(2):
+            made.add_node(num_cpus=1)
+        yield made
+        made.shutdown()
 
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory):
-    """The results of a sweep of this machine's own."""
+    """The results of a sweep without a cluster."""
     folder = tmp_path_factory.mktemp("local")
-    subprocess.run([*RUN, "--results", folder], check=True, capture_output=True)
+    assert train(folder, Threads(1)) == Outcome()
     return folder
 
 
-def start(results, cluster, *options):
-    address = cluster if isinstance(cluster, str) else cluster.address
-    command = [*RUN, "--results", results, "--cluster", address, *options]
+def train(results, executor, **options):
+    return run_sweep(experiments_of("smoke", PART), Path(results) / "smoke", executor, **options)
+
+
+def connect(cluster):
+    from sdd_utils.runner.cluster import RayWorkers
+
+    return RayWorkers(cluster.address)
+
+
+def start(results, address, part=PART):
+    command = [*RUN, "--only", part, "--results", results, "--cluster", address]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
-def end(sweep, status=0):
-    _, said = sweep.communicate(timeout=300)
-    assert sweep.returncode == status, said
-    assert "Traceback" not in said
-    return said
-
-
 def wait_for_levels(results, number):
+    wait_until(lambda: sum(map(len, snapshot(results).values())) >= number)
+
+
+def wait_until(condition):
     deadline = time.monotonic() + 200
-    while sum(map(len, snapshot(results).values())) < number:
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -76,9 +81,17 @@ def at_work(process):
         return False
 
 
+def workers_at_work():
+    return [process for process in psutil.Process().children(recursive=True) if at_work(process)]
+
+
+def kill_a_worker(cluster):
+    workers_at_work()[0].kill()
+
+
 def kill_a_machine(cluster):
     """One that is training dies, with everything that runs on it."""
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         for node in [*cluster.worker_nodes]:
             raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
@@ -91,7 +104,7 @@ def kill_a_machine(cluster):
     raise AssertionError("no machine is training")
 
 
-def assert_same(results, local, part=""):
+def assert_same(results, local, part=PART):
     runs = [exp.run_id for exp in experiments_of("smoke", part)]
     assert runs
     for run in runs:
@@ -106,116 +119,96 @@ def assert_nothing_trained_again(before, results):
         assert after[run][: len(levels)] == levels
 
 
-def test_the_smoke_profile_is_the_same_as_on_one_machine(cluster, local, tmp_path):
-    end(start(tmp_path, cluster))
-    assert_same(tmp_path, local)
+class TestOneDriver:
+    """``/proc/self/cwd`` is another folder for every process: the driver alone can write the results."""
 
+    HERE = "/proc/self/cwd"
 
-def test_a_node_dies_and_its_runs_are_taken_up_elsewhere(cluster, local, tmp_path):
-    sweep = start(tmp_path, cluster)
-    wait_for_levels(tmp_path, 40)
-    before = snapshot(tmp_path)
-    kill_a_machine(cluster)
-    said = end(sweep)
-    cluster.add_node(num_cpus=1)
-    assert "died" in said
-    assert_nothing_trained_again(before, tmp_path)
-    assert_same(tmp_path, local)
+    @pytest.fixture(scope="class")
+    def executor(self, cluster):
+        workers = connect(cluster)
+        yield workers
+        workers.stop()
 
+    def test_the_driver_alone_writes_results_and_they_are_those_of_one_machine(
+        self, executor, local, tmp_path, monkeypatch
+    ):
+        before = Path.cwd()
+        monkeypatch.chdir(tmp_path)
+        assert train(self.HERE, executor) == Outcome()
+        assert_same(tmp_path, local)
+        assert not (before / "smoke").exists()
+        assert [path.name for path in (tmp_path / "smoke" / "locks").iterdir()] == []
 
-def test_the_driver_is_killed_and_the_next_goes_on(cluster, local, tmp_path):
-    sweep = start(tmp_path, cluster, "--only", PART)
-    wait_for_levels(tmp_path, 8)
-    sweep.send_signal(signal.SIGKILL)
-    sweep.wait()
-    before = snapshot(tmp_path)
-    end(start(tmp_path, cluster, "--only", PART))
-    assert_nothing_trained_again(before, tmp_path)
-    assert_same(tmp_path, local, PART)
+    @pytest.mark.parametrize("strike", [kill_a_worker, kill_a_machine])
+    def test_a_worker_or_a_machine_dies_and_its_run_goes_on(
+        self, strike, executor, cluster, local, tmp_path, monkeypatch, capsys
+    ):
+        monkeypatch.chdir(tmp_path)
+        nodes, before = len(cluster.worker_nodes), []
 
+        def disturb():
+            wait_for_levels(tmp_path, 4)
+            before.append(snapshot(tmp_path))
+            strike(cluster)
 
-def test_a_worker_is_killed_and_its_run_goes_on(cluster, local, tmp_path):
-    sweep = start(tmp_path, cluster, "--only", PART)
-    wait_for_levels(tmp_path, 8)
-    before = snapshot(tmp_path)
-    next(process for process in psutil.process_iter() if at_work(process)).kill()
-    assert "died" in end(sweep)
-    assert_nothing_trained_again(before, tmp_path)
-    assert_same(tmp_path, local, PART)
-
-
-def test_results_are_sent_home_from_machines_that_share_no_folder(cluster, local, tmp_path, monkeypatch, caplog):
-    """``/proc/self/cwd`` is another folder for every process. A node dies on the way as well."""
-    import ray
-
-    from sdd_utils.cluster import RayWorkers
-    from sdd_utils.sweep import run_sweep
-
-    monkeypatch.chdir(tmp_path)
-    here = Path("/proc/self/cwd/smoke")
-    hands, before = RayWorkers(cluster.address), []
-
-    def strike():
-        wait_for_levels(tmp_path, 4)
-        before.append(snapshot(tmp_path))
-        kill_a_machine(cluster)
-
-    thread = threading.Thread(target=strike)
-    thread.start()
-    try:
-        assert run_sweep(select(experiments_of("smoke"), PART), here, hands) == Outcome()
-    finally:
-        hands.stop()
+        thread = threading.Thread(target=disturb)
+        thread.start()
+        assert train(self.HERE, executor) == Outcome()
         thread.join()
-        cluster.add_node(num_cpus=1)
-    assert not ray.is_initialized()
-    assert "does not see /proc/self/cwd/smoke; from now on results are sent here" in caplog.text
-    assert_nothing_trained_again(before[0], tmp_path)
-    assert_same(tmp_path, local, PART)
-    assert not [p for p in (tmp_path / "smoke" / "locks").iterdir() if p.suffix == ".lock"]
+        for _ in range(nodes - len(cluster.worker_nodes)):
+            cluster.add_node(num_cpus=1)
+        assert "died" in capsys.readouterr().err
+        assert_nothing_trained_again(before[0], tmp_path)
+        assert_same(tmp_path, local)
 
 
 def test_a_machine_with_another_version_ends_the_sweep_before_it_spoils_anything(cluster, tmp_path, monkeypatch):
-    from sdd_utils.cluster import RayWorkers
-    from sdd_utils.sweep import run_sweep
-
-    monkeypatch.setattr("sdd_utils.cluster.versions", lambda: {"sdd_utils": "of last week", "torch": "2.11.0"})
-    hands = RayWorkers(cluster.address)
+    monkeypatch.setattr("sdd_utils.runner.cluster.versions", lambda: {"sdd_utils": "of last week", "torch": "2.11.0"})
+    executor = connect(cluster)
     with pytest.raises(SweepStopped, match="has another version of sdd_utils than this machine"):
-        run_sweep(select(experiments_of("smoke"), PART), tmp_path / "smoke", hands)
-    hands.stop()
+        train(tmp_path, executor)
+    executor.stop()
     assert not snapshot(tmp_path)
 
 
-def test_a_driver_outside_of_the_cluster_gets_the_same(cluster, local, tmp_path):
-    end(start(tmp_path, "ray://127.0.0.1:21001", "--only", PART))
-    assert_same(tmp_path, local, PART)
+def test_a_time_budget_stops_what_has_not_begun(cluster, tmp_path):
+    begin = time.monotonic()
+    assert "the time budget of 0.1 s is used up" in train(tmp_path, connect(cluster), seconds=0.1).stopped
+    assert time.monotonic() - begin < 30
+    assert not snapshot(tmp_path)
 
 
-def test_the_time_budget_and_ctrl_c_stop_a_cluster_too(cluster, local, tmp_path):
-    said = end(start(tmp_path, cluster, "--only", PART, "--time-budget", "4s"), REQUEUE)
-    assert "Stopped: the time budget of 4 s is used up." in said
-    sweep = start(tmp_path, cluster, "--only", PART)
-    wait_for_levels(tmp_path, 8)
-    os.killpg(sweep.pid, signal.SIGINT)
-    end(sweep, INTERRUPTED)
+def test_the_driver_is_killed_with_its_workers_and_the_next_goes_on(cluster, local, tmp_path):
+    sweep = start(tmp_path, cluster.address)
+    wait_for_levels(tmp_path, 4)
+    sweep.kill()
+    sweep.wait()
     before = snapshot(tmp_path)
-    end(start(tmp_path, cluster, "--only", PART))
+    wait_until(lambda: not workers_at_work())
+    assert train(tmp_path, Threads(1)) == Outcome()
     assert_nothing_trained_again(before, tmp_path)
-    assert_same(tmp_path, local, PART)
+    assert_same(tmp_path, local)
 
 
 def test_a_cluster_started_here_is_reachable_from_here_alone_and_ends_with_the_sweep(local, tmp_path, monkeypatch):
     for name in ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_TOKEN", "RAY_AUTH_MODE"):
         monkeypatch.delenv(name, raising=False)
-    sweep = start(tmp_path, "ray", "--only", PART, "--workers", "2")
-    wait_for_levels(tmp_path, 8)
+    sweep = start(tmp_path, "ray", "arch=mlp,noise_rate=0.3")  # long enough to be interrupted
+    wait_for_levels(tmp_path, 4)
     processes = [psutil.Process(sweep.pid), *psutil.Process(sweep.pid).children(recursive=True)]
     listening = [c.laddr for p in processes for c in p.net_connections() if c.status == psutil.CONN_LISTEN]
-    end(sweep)
+    before = snapshot(tmp_path)
+    os.killpg(sweep.pid, signal.SIGINT)
+    said = sweep.communicate(timeout=200)[1]
+    assert sweep.returncode == INTERRUPTED, said
+    assert "Stopped: SIGINT received" in said
+    assert "Traceback" not in said
     assert len(listening) > 3
     assert {address.ip for address in listening} <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
     assert 8265 not in {address.port for address in listening}  # the dashboard's
     _, alive = psutil.wait_procs(processes, timeout=30)
     assert not alive
-    assert_same(tmp_path, local, PART)
+    assert train(tmp_path, Threads(1)) == Outcome()  # goes on from what the workers saved at last
+    assert_nothing_trained_again(before, tmp_path)
+    assert_same(tmp_path, local)

@@ -9,7 +9,7 @@ import pytest
 from test_cluster import PART, RUN, assert_same
 
 from sdd_utils.errors import REQUEUE
-from sdd_utils.results import ROOT
+from sdd_utils.files import ROOT
 
 pytestmark = pytest.mark.cluster
 

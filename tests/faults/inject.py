@@ -29,8 +29,10 @@ import psutil
 from safetensors import safe_open
 from tqdm import tqdm
 
-from sdd_utils.files import is_aside, is_sealed, read_csv, unsound, write_csv, write_json
-from sdd_utils.results import MEASURED_ON_THE_CLOCK, provenance
+from sdd_utils.files import read_csv, write_csv, write_json
+from sdd_utils.runner.integrity import is_final, is_quarantined, verify
+from sdd_utils.runner.provenance import provenance
+from sdd_utils.tables import MEASURED_ON_THE_CLOCK
 
 PARTS = ["arch=mlp,noise_rate=0.3,seed=0", "arch=mlp,seed=1", "arch=vit,seed=0", "arch=resnet18", "arch=vgg_like"]
 SIGNALS = ["SIGKILL", "SIGTERM", "SIGUSR1", "SIGINT"]
@@ -117,7 +119,7 @@ def snapshot(folder: Path) -> dict[str, list[bytes]]:
 def altered(bench: Bench) -> list[str]:
     """Runs that count as finished and sound, and differ from the undisturbed ones in more than the clock."""
     runs = [path.parent for path in (bench.disturbed / "smoke").glob("*/SHA256SUMS")]
-    runs = [run for run in runs if is_sealed(run) and not unsound(run)]
+    runs = [run for run in runs if is_final(run) and not verify(run)]
     return [run.name for run in runs if content(run) != content(bench.undisturbed / "smoke" / run.name)]
 
 
@@ -125,7 +127,7 @@ def content(run: Path) -> dict[str, object]:
     """All that a run's files hold but for what the clock showed."""
     held: dict[str, object] = {}
     for path in run.iterdir():
-        if is_aside(path) or path.name == "SHA256SUMS":
+        if is_quarantined(path) or path.name == "SHA256SUMS":
             continue
         if path.suffix == ".safetensors":
             with safe_open(path, "np") as file:
@@ -145,7 +147,7 @@ def content(run: Path) -> dict[str, object]:
 def damage(folder: Path, how: str, rng: random.Random) -> str | None:
     """Damage one file of a random run; returns the run's name, or None when there is nothing to damage."""
     files = [path for path in sorted(folder.glob("smoke/*/*")) if path.is_file() and not path.name.startswith(".")]
-    files = [path for path in files if not is_aside(path)]
+    files = [path for path in files if not is_quarantined(path)]
     if how == "add half a row to":
         files = [path for path in files if path.suffix == ".csv"]
     if not files:
@@ -275,7 +277,7 @@ def run(faults: int, bench: Bench, rng: random.Random, bar: tqdm) -> list[dict]:
         code, said = end(start(bench.disturbed, part))
         last: dict = {}
         harm(last, before, bench, hit)
-        complete = {run.name for run in (bench.disturbed / "smoke").glob("digits-*") if is_sealed(run)}
+        complete = {run.name for run in (bench.disturbed / "smoke").glob("digits-*") if is_final(run)}
         expected = {path.parent.name for path in (bench.disturbed / "smoke").glob("*/config.json")}
         fault["lost"] += last["lost"] + len(expected - complete) + (code != 0)
         fault["altered"] += last["altered"]

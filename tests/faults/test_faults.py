@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from inject import KINDS
 
-from sdd_utils.results import REFERENCE
+from sdd_utils.tables import REFERENCE
 
 INJECT = Path(__file__).with_name("inject.py")
 

@@ -1,0 +1,178 @@
+"""How far to prune, and which way: stop rules with what they cost and lose, and a recommendation from the evidence.
+
+Everything is chosen on validation accuracy, whose labels are noisy; test accuracy only measures what was chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from sdd_utils.analysis.cost import COSTS
+from sdd_utils.analysis.dip import Estimate
+from sdd_utils.datasets import DATASETS
+from sdd_utils.errors import ConfigError, Unsatisfiable
+
+
+def validation_images(levels: pd.DataFrame) -> int:
+    """How many images each validation accuracy of these rows (one profile, one dataset) was measured on.
+
+    Raises ConfigError when the table does not say so, as those of earlier versions do not.
+    """
+    if pd.isna(images := levels["val_images"].iat[0]):
+        raise ConfigError(f"val_images: the levels of {levels['profile'].iat[0]} lack it; train the profile again")
+    return int(images)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a stop rule does with a curve: the last level that it trains, and the level that it takes."""
+
+    trained: int
+    taken: int
+
+
+StopRule = Callable[[np.ndarray, int], Choice]
+"""From one run's validation accuracies (levels,), shares in [0, 1], and the number of validation images."""
+
+
+def standard_error(accuracy: float | np.ndarray, images: int) -> float | np.ndarray:
+    """Binomial standard error of an accuracy that was measured on so many images; both are shares."""
+    return np.sqrt(accuracy * (1 - accuracy) / images)
+
+
+def sparsest(curve: np.ndarray, images: int) -> int:
+    """The one-standard-error rule: the sparsest level no more than one standard error below the best."""
+    return int(np.flatnonzero(curve >= curve.max() - standard_error(curve.max(), images)).max())
+
+
+def first_drop(curve: np.ndarray, images: int) -> Choice:
+    """Stop at the first significant drop: two standard errors below the best so far."""
+    best = np.maximum.accumulate(curve)
+    return _until(curve, images, curve < best - 2 * standard_error(best, images))
+
+
+def patience(levels: int) -> StopRule:
+    """Stop after so many levels in a row that are more than one standard error below the best so far."""
+
+    def rule(curve: np.ndarray, images: int) -> Choice:
+        best = np.maximum.accumulate(curve)
+        worse = curve < best - standard_error(best, images)
+        in_a_row = np.array([worse[max(i - levels + 1, 0) : i + 1].sum() for i in range(len(curve))])
+        return _until(curve, images, in_a_row == levels)
+
+    return rule
+
+
+def validation_maximum(curve: np.ndarray, images: int) -> Choice:
+    """Train all levels and take the most accurate; of equals the sparser."""
+    return Choice(len(curve) - 1, len(curve) - 1 - int(np.argmax(curve[::-1])))
+
+
+def full_sweep(curve: np.ndarray, images: int) -> Choice:
+    """Train all levels and take the sparsest within one standard error of the best, as the early stoppers do."""
+    return Choice(len(curve) - 1, sparsest(curve, images))
+
+
+def _until(curve: np.ndarray, images: int, stop: np.ndarray) -> Choice:
+    trained = int(np.argmax(stop)) if stop.any() else len(curve) - 1
+    return Choice(trained, sparsest(curve[: trained + 1], images))
+
+
+STOP_RULES: dict[str, StopRule] = {
+    "first drop": first_drop,
+    "patience 3": patience(3),
+    "patience 6": patience(6),
+    "validation maximum": validation_maximum,
+    "full sweep": full_sweep,
+}
+
+
+def stopped(spent: pd.DataFrame, images: int) -> pd.DataFrame:
+    """Every rule on every run: one row a (arch, noise_rate, pipeline, seed, rule).
+
+    ``spent`` is ``cost.spent``'s table. ``level``, ``sparsity``, ``remaining_params``, ``val_acc`` and ``test_acc`` are
+    of the network that the rule takes, ``trained`` is the last level that it trains, and the COSTS are all spent up to
+    there.
+    """
+    keys = ["arch", "noise_rate", "pipeline", "seed"]
+    rows = []
+    for run, curve in spent.groupby(keys, sort=False):
+        curve = curve.sort_values("level")
+        for name, rule in STOP_RULES.items():
+            choice = rule(curve["val_acc"].to_numpy(), images)
+            taken, last = curve.iloc[choice.taken], curve.iloc[choice.trained]
+            row = dict(zip(keys, run, strict=True)) | {"rule": name, "trained": choice.trained}
+            row |= taken[["level", "sparsity", "remaining_params", "val_acc", "test_acc"]].to_dict()
+            rows.append(row | last[COSTS].to_dict())
+    return pd.DataFrame(rows)
+
+
+def clean_accuracy(val_acc: pd.Series, noise_rate: float, classes: int) -> pd.Series:
+    """The accuracy on clean labels that an accuracy on noisy ones amounts to, both shares.
+
+    Of noisy labels (a share ε of them another of the K classes, drawn uniformly) a network of clean accuracy c agrees
+    with c·(1 − ε) + (1 − c)·ε/(K − 1). Solved for c; people's errors are not uniform, and it is a guess for them.
+    """
+    chance = noise_rate / (classes - 1)
+    return (val_acc - chance) / (1 - noise_rate - chance)
+
+
+def candidates(spent: pd.DataFrame, arch: str, noise_rate: float, dataset: str = "digits") -> pd.DataFrame:
+    """What there is to choose from in one setting: one row a (pipeline, level), means over seeds.
+
+    ``expected`` is the accuracy (%) to go by, from validation; ``test``, ``low`` and ``high`` are test accuracy (%) and
+    its 95 % interval, which take no part in choosing.
+    """
+    rows = spent[(spent["arch"] == arch) & (spent["noise_rate"] == noise_rate)]
+    rows = rows.assign(expected=100 * clean_accuracy(rows["val_acc"], noise_rate, DATASETS[dataset].classes))
+    by = rows.groupby(["pipeline", "level"], sort=False)
+    estimates = [Estimate.of(100 * accuracies) for _, accuracies in by["test_acc"]]
+    table = by[["expected", "sparsity", "remaining_params", *COSTS]].mean().reset_index()
+    return table.assign(
+        test=[e.value for e in estimates], low=[e.low for e in estimates], high=[e.high for e in estimates]
+    )
+
+
+LIMITS = {
+    "max_params": ("remaining_params", "prunable weights"),
+    "max_flops": ("train_flops", "FLOPs of training"),
+    "max_kwh": ("energy_kwh", "kWh of training"),
+}
+"""The limits that ``recommend`` takes: the column that each bounds, and its unit for people."""
+
+
+def recommend(table: pd.DataFrame, min_accuracy: float | None = None, **limits: float | None) -> pd.Series:
+    """The row of ``candidates`` to go for.
+
+    With ``min_accuracy`` (%) it is the one with the fewest weights of those expected to reach it; without, the one with
+    the highest expected accuracy (of equals the smaller). ``limits`` are upper bounds, see LIMITS.
+
+    Raises Unsatisfiable, which says what comes closest, when no row satisfies all of them; TypeError for a limit that
+    is not in LIMITS.
+    """
+    if unknown := set(limits) - set(LIMITS):
+        raise TypeError(f"{min(unknown)}: unknown limit; there are min_accuracy, {', '.join(LIMITS)}")
+    given = {name: bound for name, bound in limits.items() if bound is not None}
+    within = table
+    for name, bound in given.items():
+        within = within[within[LIMITS[name][0]] <= bound]
+    enough = within if min_accuracy is None else within[within["expected"] >= min_accuracy]
+    if enough.empty:
+        raise Unsatisfiable(_closest(table, within, given, min_accuracy))
+    if min_accuracy is not None:
+        return enough.sort_values(["remaining_params", "expected"], ascending=[True, False]).iloc[0]
+    return enough.sort_values(["expected", "remaining_params"], ascending=[False, True]).iloc[0]
+
+
+def _closest(table: pd.DataFrame, within: pd.DataFrame, given: dict[str, float], min_accuracy: float | None) -> str:
+    bounds = " and ".join(f"at most {bound:g} {LIMITS[name][1]}" for name, bound in given.items())
+    if within.empty:
+        least = ", ".join(f"{table[LIMITS[name][0]].min():g} {LIMITS[name][1]}" for name in given)
+        return f"nothing here has {bounds}; the least there is: {least}"
+    best = within["expected"].max()
+    wanted = f"nothing here is expected to reach {min_accuracy:g} %" + (f" with {bounds}" if bounds else "")
+    return f"{wanted}; the most that is expected is {best:.1f} %"

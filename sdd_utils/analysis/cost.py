@@ -1,0 +1,94 @@
+"""What it costs to get to a pruned network: its levels, its teacher, and the search for λ.
+
+The table ``spent`` is what the cost notebook, the stop rules, the recommendations and the claim about cost share.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from sdd_utils.analysis.curves import at_weight_decay, optimal_weight_decay, vanilla, vanilla_settings, weight_decays
+from sdd_utils.analysis.methods import METHODS
+
+COSTS = ["train_flops", "train_flops_sparse", "seconds", "energy_kwh", "emissions_kg"]
+"""Columns of levels.csv that add up from level to level."""
+
+Charge = Literal["full", "shared", "own"]
+"""What a pipeline is charged with beside its own levels: all that had to be trained before (``full``), the same with a
+teacher's levels split among the students that need them (``shared``), or nothing (``own``: teacher and λ are there)."""
+
+KEYS = ["arch", "noise_rate", "pipeline", "weight_decay", "seed", "level"]
+MEASURED = ["sparsity", "remaining_params", "val_acc", "test_acc"]
+
+
+def spent(levels: pd.DataFrame, charge: Charge = "full") -> pd.DataFrame:
+    """One row a (arch, noise_rate, pipeline, seed, level): what that network is worth, and all that was spent on it.
+
+    ``levels`` is one dataset's part of levels.csv. The COSTS are sums over the levels up to the row's, and over what
+    ``charge`` adds. ``l2`` is the curve of the λ that validation prefers; its search is every other λ's whole curve,
+    the regular one's too. A dense teacher is level 0 of a vanilla curve; a sparse one is charged with the whole curve,
+    since its rule looks at all of it. The teacher's forward passes are in the student's levels already.
+    """
+    tables = []
+    for arch, rate in vanilla_settings(levels):
+        for name, method in METHODS.items():
+            rows = method.rows(levels, arch, rate) if method.compared else levels[:0]
+            if len(rows):
+                tables.append(_spent(rows, name, _before(levels, arch, rate, name, rows, charge)))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _before(
+    levels: pd.DataFrame, arch: str, rate: float, name: str, rows: pd.DataFrame, charge: Charge
+) -> pd.DataFrame | int:
+    """What had to be trained before a method's own levels, one row a seed."""
+    if charge == "own":
+        return 0
+    if name == "l2":
+        best = optimal_weight_decay(levels, arch, rate)
+        others = [d for d in weight_decays(levels, arch, rate) if d != best]
+        return _by_seed(pd.concat([at_weight_decay(levels, arch, rate, d) for d in others]))
+    return teaching(levels, rows, charge) if METHODS[name].teacher else 0
+
+
+def teaching(levels: pd.DataFrame, students: pd.DataFrame, charge: Charge) -> pd.DataFrame:
+    """What the teacher of one setting's ``students`` cost, one row a seed.
+
+    With ``shared``, the cost of each level of the teacher's curve is divided by the number of students that need it:
+    level 0 is needed by students of both rules, all others by students of the sparse teacher.
+    """
+    arch, rate, rule = (students[name].iat[0] for name in ("teacher_arch", "noise_rate", "teacher"))
+    curve = vanilla(levels, arch, rate)
+    if rule == "dense":
+        curve = curve[curve["level"] == 0]
+    if charge == "full":
+        return _by_seed(curve)
+    same = (levels["teacher_arch"] == arch) & (levels["noise_rate"] == rate) & (levels["level"] == 0)
+    number = levels[same].groupby(["seed", "teacher"]).size().unstack(fill_value=0)
+    sharing = number.reindex(columns=["sparse", "dense"], fill_value=0)
+    number = sharing["sparse"].reindex(curve["seed"]).to_numpy()
+    number = number + np.where(curve["level"] == 0, sharing["dense"].reindex(curve["seed"]), 0)
+    return _by_seed(curve.assign(**{cost: curve[cost] / number for cost in COSTS}))
+
+
+def front(table: pd.DataFrame, cost: str, accuracy: str) -> pd.DataFrame:
+    """The Pareto front: rows for which no other is both cheaper and at least as accurate; cheapest first."""
+    ordered = table.sort_values([cost, accuracy], ascending=[True, False])
+    return ordered[ordered[accuracy] > ordered[accuracy].cummax().shift(fill_value=-np.inf)]
+
+
+def _by_seed(rows: pd.DataFrame) -> pd.DataFrame:
+    if rows.duplicated(["seed", "level", "weight_decay"]).any():
+        raise ValueError("seed, level: the same seed and level occur twice; a setting's curves are to be summed once")
+    # What was not measured is unknown, not free.
+    return rows.groupby("seed")[COSTS].apply(lambda part: part.sum(skipna=False))
+
+
+def _spent(rows: pd.DataFrame, pipeline: str, before: pd.DataFrame | int = 0) -> pd.DataFrame:
+    rows = rows.sort_values(["seed", "level"]).assign(pipeline=pipeline)
+    paid = rows.groupby("seed")[COSTS].cumsum().set_axis(pd.MultiIndex.from_frame(rows[["seed", "level"]]))
+    paid = paid.add(before, level="seed") if isinstance(before, pd.DataFrame) else paid
+    return pd.concat([rows[KEYS + MEASURED].reset_index(drop=True), paid.reset_index(drop=True)], axis=1)

@@ -1,0 +1,114 @@
+"""One setting's curves out of a table of many: vanilla, at another λ, distilled; and which λ and teachers there are.
+
+``levels`` is always one dataset's part of levels.csv. A setting is an (architecture, noise rate).
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from sdd_utils.distillation import select_level
+from sdd_utils.models import ARCHITECTURES, label_of
+
+
+def vanilla_settings(levels: pd.DataFrame) -> list[tuple[str, float]]:
+    """(arch, noise_rate) of every vanilla curve, in the order of ARCHITECTURES."""
+    plain = levels[levels["method"] == "vanilla"]
+    found = set(zip(plain["arch"], plain["noise_rate"], strict=True))
+    order = architectures(plain)
+    return sorted(found, key=lambda s: (order.index(s[0]), s[1]))
+
+
+def architectures(rows: pd.DataFrame) -> list[str]:
+    """Those of the rows, in the order of ARCHITECTURES; others after them."""
+    known = list(ARCHITECTURES)
+    return sorted(set(rows["arch"]), key=lambda arch: (known.index(arch) if arch in known else len(known), arch))
+
+
+def setting_name(arch: str, noise_rate: float) -> str:
+    """A setting, as figures and tables call it."""
+    return f"{label_of(arch)}, ε = {noise_rate:g}"
+
+
+def distilled_settings(levels: pd.DataFrame) -> list[tuple[str, float]]:
+    """Those of them that have students."""
+    students = levels[levels["method"] == "kd"]
+    return [setting for setting in vanilla_settings(levels) if len(select(students, [setting]))]
+
+
+def select(rows: pd.DataFrame, settings: Iterable[tuple[str, float]]) -> pd.DataFrame:
+    """The rows whose (arch, noise_rate) is among ``settings``, numbered anew."""
+    wanted = set(settings)
+    chosen = [setting in wanted for setting in zip(rows["arch"], rows["noise_rate"], strict=True)]
+    return rows.loc[np.array(chosen, dtype=bool)].reset_index(drop=True)
+
+
+def vanilla(levels: pd.DataFrame, arch: str, noise_rate: float) -> pd.DataFrame:
+    """Rows pruned at the regular λ without a teacher."""
+    return select(levels[levels["method"] == "vanilla"], [(arch, noise_rate)])
+
+
+def student(levels: pd.DataFrame, arch: str, noise_rate: float, teacher: str) -> pd.DataFrame:
+    """Rows distilled from a teacher that a rule of ``distillation.TEACHERS`` names; may be empty."""
+    return select(levels[levels["teacher"] == teacher], [(arch, noise_rate)])
+
+
+def at_weight_decay(levels: pd.DataFrame, arch: str, noise_rate: float, weight_decay: float) -> pd.DataFrame:
+    """Rows without a teacher at one λ, regular or not."""
+    rows = undistilled(levels)
+    return select(rows[rows["weight_decay"] == weight_decay], [(arch, noise_rate)])
+
+
+def weight_decays(levels: pd.DataFrame, arch: str, noise_rate: float) -> list[float]:
+    """The λ at which there are curves without a teacher, in increasing order."""
+    return sorted(select(undistilled(levels), [(arch, noise_rate)])["weight_decay"].unique())
+
+
+def undistilled(levels: pd.DataFrame) -> pd.DataFrame:
+    """The rows that differ in λ alone: vanilla's, and those of the other λ."""
+    return levels[levels["method"].isin(["vanilla", "l2"])]
+
+
+def optimal_weight_decay(levels: pd.DataFrame, arch: str, noise_rate: float) -> float:
+    """The λ, other than the regular one, whose best pruned level has the highest validation accuracy, mean over seeds.
+
+    The paper does not say how its optimal λ was tuned. This is what one does who looks for a good pruned network.
+    """
+
+    def best_level(weight_decay: float) -> float:
+        rows = at_weight_decay(levels, arch, noise_rate, weight_decay)
+        return rows[rows["level"] > 0].groupby("level")["val_acc"].mean().max()
+
+    regular = regular_weight_decay(levels, arch)
+    return max((d for d in weight_decays(levels, arch, noise_rate) if d != regular), key=best_level)
+
+
+def regular_weight_decay(levels: pd.DataFrame, arch: str) -> float:
+    """The λ of the architecture's vanilla curves."""
+    return levels.loc[(levels["method"] == "vanilla") & (levels["arch"] == arch), "weight_decay"].iat[0]
+
+
+def teachers(levels: pd.DataFrame, selection: str = "validation") -> pd.DataFrame:
+    """The levels that teach, one row a (arch, noise_rate, seed, rule): which level, and how good it is.
+
+    ``selection`` is the profile's: what picked the sparse teachers.
+    """
+    rows = []
+    students = levels[levels["method"] == "kd"]
+    settings = zip(students["teacher_arch"], students["noise_rate"], strict=True)
+    plain = select(levels[levels["method"] == "vanilla"], settings)
+    for (arch, rate, seed), curve in plain.groupby(["arch", "noise_rate", "seed"]):
+        for rule in ("sparse", "dense"):
+            level = curve[curve["level"] == select_level(curve, rule, selection)].iloc[0]
+            row = {"arch": arch, "noise_rate": rate, "seed": seed, "rule": rule}
+            rows.append(row | level[["level", "sparsity", "test_acc", "memorised"]].to_dict())
+    return pd.DataFrame(rows)
+
+
+def setting_shown(levels: pd.DataFrame, preferred: dict) -> dict:
+    """A profile's ``tour``; where a dataset lacks it (people's noise has its own rate) its first vanilla setting."""
+    settings = vanilla_settings(levels)
+    if (preferred["arch"], preferred["noise_rate"]) in settings:
+        return preferred
+    return dict(zip(("arch", "noise_rate"), settings[0], strict=True))

@@ -1,0 +1,70 @@
+"""Computed numbers and verdicts in sentences: what the notebooks' answers are made of."""
+
+import re
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from sdd_utils.analysis.claims import CLAIMS
+from sdd_utils.analysis.dip import Estimate, curves_of, measure_dip
+
+VERDICTS = {"holds": "holds", "fails": "fails", "inconclusive": "is open", "not applicable": "does not apply"}
+
+
+def listed(words: Iterable) -> str:
+    """«a, b and c»; «none» of nothing."""
+    *most, last = [*map(str, words)] or ["none"]
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def shown(number: float, digits: int = 1) -> str:
+    """A number with so many decimals, rounded from what claims.csv has of it, and a proper minus."""
+    return f"{float(f'{number:.6g}') + 0:.{digits}f}".replace("-", "−")
+
+
+def share(number: float) -> str:
+    """A share (%) with the two digits that count: 0.42, 8, 93, 100."""
+    return f"{float(f'{number:.2g}'):g}"
+
+
+def ranged(numbers: Iterable[float], digits: int | None = 1) -> str:
+    """The smallest to the largest, «75 to 93», as shares for None; one number where both are shown alike."""
+    ends = [share(end) if digits is None else shown(end, digits) for end in np.quantile([*numbers], [0, 1])]
+    return " to ".join(dict.fromkeys(ends))
+
+
+def estimated(one: Estimate, digits: int = 1) -> str:
+    """«6.0 [1.1, 10.9]»; the value alone where a single seed gives no interval."""
+    return shown(one.value, digits) + (f" [{shown(one.low, digits)}, {shown(one.high, digits)}]" if one.n > 1 else "")
+
+
+def course(rows: pd.DataFrame) -> str:
+    """What one setting's mean test accuracy does: from where it falls to where, and what it comes back to."""
+    curves = curves_of(rows)
+    mean, left = 100 * curves.mean(axis=0), 100 * (1 - rows.groupby("level")["sparsity"].first())
+    if not (valley := measure_dip(curves).valley):
+        return f"accuracy has no valley between {mean[0]:.1f} % (dense) and {mean[-1]:.1f} % (last level)"
+    light, low, sweet = mean[[valley.light, valley.bottom, valley.sweet]]
+    down, up = "falls" if low < light else "goes", "comes back" if sweet > low else "goes on"
+    there = f"{down} from {light:.1f} % to {low:.1f} % with {share(left[valley.bottom])} % of the weights left"
+    return f"accuracy {there} and {up} to {sweet:.1f} % with {share(left[valley.sweet])} % left"
+
+
+def judged(claims: pd.DataFrame, number: str, cases: bool = True) -> str:
+    """What came of a claim: «**C1**, …, holds in 3 of 4 cases: MLP, ε = 0.3 and 0.5; …. It fails in 1: ….»."""
+    mine, parts = claims[claims["claim"] == number], []
+    for verdict, says in VERDICTS.items():
+        if len(texts := mine.loc[mine["verdict"] == verdict, "statement"]):
+            of = "" if parts else f" of {len(mine)} case" + "s" * (len(mine) > 1)
+            parts.append(f"{says} in {len(texts)}{of}" + (f": {_cases(texts)}" if cases else ""))
+    said = (". It ".join(parts) if cases else listed(parts)) if parts else "has no case here"
+    return f"{CLAIMS[number].__doc__.split('. ')[0]}, {said}."
+
+
+def _cases(statements: Iterable[str]) -> str:
+    """The settings and teachers that statements of claims are about, those with several rates or teachers once."""
+    found = [re.match(r"(.*), ε = ([\d.]+):(?:.* (\w+) teacher)?", text).groups("") for text in statements]
+    rates = pd.DataFrame(found, columns=["arch", "rate", "teacher"]).groupby(["arch", "teacher"], sort=False)["rate"]
+    both = rates.agg(listed).reset_index().groupby(["arch", "rate"], sort=False)["teacher"].agg(listed)
+    return "; ".join(f"{arch}, ε = {rate}" + (f" ({t} teacher)" if t else "") for (arch, rate), t in both.items())

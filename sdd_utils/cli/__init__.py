@@ -1,0 +1,5 @@
+"""The command line: ``python -m sdd_utils``."""
+
+from sdd_utils.cli.commands import main
+
+__all__ = ["main"]

@@ -1,0 +1,226 @@
+"""The commands: what ``python -m sdd_utils`` and the Makefile call."""
+
+import logging
+import sys
+import traceback
+from pathlib import Path
+
+import click
+import pandas as pd
+
+from sdd_utils.analysis.claims import claims_table
+from sdd_utils.analysis.compare import compare, compare_claims
+from sdd_utils.cli.options import FOLDER, only_option, profile_option, results_option, training_options
+from sdd_utils.errors import DIFFERENT, INTERRUPTED, REFUSED, REQUEUE, ConfigError, ResultsMissing, SddError
+from sdd_utils.files import as_csv, write_csv
+from sdd_utils.profiles import load_profile, notebooks_of, select
+from sdd_utils.runner.inventory import STATES, collect, survey
+from sdd_utils.tables import FIGURES, REFERENCE, load_levels
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Sparse double descent, and what prevents it.
+
+    \b
+    Exit status: 0 done; 1 verify found a difference; 2 refused or failed, with
+    the reason; 75 stopped by the time budget or a signal, the same command goes
+    on; 130 stopped by Ctrl-C, likewise.
+
+    \b
+    Examples:
+      python -m sdd_utils run --profile digits --only arch=mlp --time-budget 9m
+      python -m sdd_utils status --profile digits
+      python -m sdd_utils verify --profile digits
+      python -m sdd_utils export --profile digits --only method=kd > kd.csv
+    """
+
+
+@cli.command("run")
+@profile_option
+@only_option
+@training_options
+def run_command(profile: str, only: str, time_budget: float | None, results: Path, **how: str | float | None) -> None:
+    """Train what is not finished, and go on with what was interrupted.
+
+    \b
+    Examples:
+      python -m sdd_utils run --profile smoke
+      python -m sdd_utils run --profile digits --only method=kd,arch=vit --workers 1
+      python -m sdd_utils run --profile digits --time-budget 1h30m --results scratch/runs
+      python -m sdd_utils run --profile paper --device cuda --gpu-share 0.5
+      python -m sdd_utils run --profile paper --device cuda --cluster 10.0.0.1:6379
+    """
+    from sdd_utils.runner.sweep import train  # torch takes seconds, and figures and tables need none of it
+
+    outcome = train(experiments_of(profile, only), results / profile, seconds=time_budget, **how)
+    for run, error in outcome.failed.items():
+        click.echo(f"error: {run}: {error}", err=True)
+    if outcome.stopped:
+        click.echo(outcome.stopped, err=True)
+        raise SystemExit(INTERRUPTED if outcome.interrupted else REQUEUE)
+    if outcome.failed:
+        raise SystemExit(REFUSED)
+
+
+@cli.command("status")
+@profile_option
+@only_option
+@results_option
+def status_command(profile: str, only: str, results: Path) -> None:
+    """Say of every run whether it is done, running, stopped, waiting or damaged."""
+    table = survey(experiments_of(profile, only), present(results) / profile)
+    click.echo(table.to_string(index=False, justify="left"))
+    counts = table["state"].value_counts()
+    click.echo(f"\n{len(table)} runs: " + ", ".join(f"{counts[s]} {s}" for s in STATES if s in counts))
+
+
+@cli.command("verify")
+@profile_option
+@only_option
+@results_option
+def verify_command(profile: str, only: str, results: Path) -> None:
+    """Check the files of the finished runs, and compare their curves with the committed reference.
+
+    \b
+    identical   equal in every column but the clock's
+    within      where another seed of the reference would be
+    different   neither
+    """
+    experiments = experiments_of(profile, only)
+    states = survey(experiments, present(results) / profile)
+    damaged = states[states["state"] == "damaged"]
+    for run, note in zip(damaged["run_id"], damaged["note"], strict=True):
+        click.echo(f"damaged: {run}: {note}")
+    done = set(states.loc[states["state"] == "done", "run_id"])
+    if not done and damaged.empty:
+        raise ResultsMissing(f"no run of {profile} is finished in {results / profile}; run the profile first")
+    local = collect([exp for exp in experiments if exp.run_id in done], results / profile, checked=True)
+    counts = {}
+    try:
+        reference = load_levels(profile)
+    except ResultsMissing:
+        click.echo(f"{len(done)} finished runs are sound; there is no committed reference of {profile} to compare with")
+    else:
+        beside = compare(local, reference) if done else pd.DataFrame(columns=["verdict"])
+        click.echo(beside.to_string(index=False, justify="left", float_format="%.2f"))
+        counts = beside["verdict"].value_counts()
+        click.echo(f"\n{len(done)} finished runs: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
+    if len(damaged) or "different" in counts:
+        raise SystemExit(DIFFERENT)
+
+
+@cli.command("export")
+@profile_option
+@only_option
+@click.option("--out", type=click.Path(path_type=Path), help="A CSV file; standard output by default.")
+@results_option
+def export_command(profile: str, only: str, out: Path, results: Path) -> None:
+    """Write all levels there are, of unfinished runs as well, as one tidy table."""
+    table = collect(experiments_of(profile, only), present(results) / profile)
+    if table.empty:
+        raise ResultsMissing(f"no level of {profile} is trained in {results / profile}; run the profile first")
+    if out and out.exists() and not out.is_file():
+        raise ConfigError(f"out: {out} is not a file that can be replaced")
+    if out:
+        write_csv(out, table)
+        click.echo(f"{out}: {len(table)} levels of {table['run_id'].nunique()} runs")
+    else:
+        click.echo(as_csv(table), nl=False)
+
+
+@cli.command("data")
+@click.option("--dataset", required=True, help="digits, cifar10, cifar100, cifar10n or cifar100n.")
+@click.option("--root", type=FOLDER, help="A folder in torchvision's layout; SDD_DATA by default.")
+def data_command(dataset: str, root: Path | None) -> None:
+    """Download a dataset if it is not there, and check every file of it."""
+    from sdd_utils.datasets import DATASETS, download
+
+    if dataset not in DATASETS:
+        raise ConfigError(f"dataset: there is no {dataset!r}; known are {', '.join(DATASETS)}")
+    click.echo(download(dataset, root))
+
+
+@cli.command("notebooks")
+@profile_option
+@click.option("--under", default="", help="The folder that executed notebooks are in, to be put before each.")
+def notebooks_command(profile: str, under: str) -> None:
+    """List the notebooks that have something to say of a profile, in the order in which make executes them."""
+    plan = load_profile(profile)
+    for name in notebooks_of(plan):
+        for dataset in plan.datasets or [""] if name != "09_claims" else [""]:
+            click.echo("/".join(filter(None, [under, dataset, f"{name}.ipynb"])))
+
+
+@cli.command("claims")
+@profile_option
+@results_option
+def claims_command(profile: str, results: Path) -> None:
+    """Judge the claims on this machine's runs, and show them beside the committed verdicts."""
+    from sdd_utils.study import ALL, Study
+
+    if load_profile(profile).tunes:
+        click.echo(f"{profile} compares several τ and α, which the claims do not speak of.")
+        return
+    table = claims_table(Study(profile, results, ALL).levels())
+    write_csv(results / profile / "claims.csv", table)
+    click.echo(compare_claims(table, profile))
+
+
+@cli.command("figures")
+def figures_command() -> None:
+    """Draw the figures of all committed reference results again, and judge their claims again; trains nothing."""
+    from sdd_utils.study import save_figures
+
+    for folder in sorted(path.parent for path in REFERENCE.glob("*/levels.csv")):
+        if (folder / "claims.csv").exists():
+            write_csv(folder / "claims.csv", claims_table(load_levels(folder.name)))
+        for path in save_figures(folder.name, FIGURES / folder.name):
+            click.echo(path.relative_to(FIGURES.parent))
+
+
+@cli.command("publish")
+@profile_option
+@only_option
+@results_option
+def publish_command(profile: str, only: str, results: Path) -> None:
+    """Make this machine's finished runs the committed reference of their profile; with --only, add some to it."""
+    from sdd_utils.cli.publish import publish
+
+    publish(profile, results, only)
+
+
+def experiments_of(profile: str, only: str = "") -> list:
+    """The profile's experiments that ``only`` selects (all by default). Raises ConfigError."""
+    return select(load_profile(profile).experiments(), only)
+
+
+def present(results: Path) -> Path:
+    """The folder of results, which must be there to be looked at."""
+    if not results.is_dir():
+        raise ConfigError(f"results: there is no folder {results}")
+    return results
+
+
+def main(group: click.Group = cli) -> None:
+    """Run a command of the group; an error that a person can act on is one line, not a traceback."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        group(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help())
+        sys.exit(REFUSED)
+    except click.ClickException as error:
+        click.echo(f"error: {error.format_message()} (--help shows how)", err=True)
+        sys.exit(REFUSED)
+    except SddError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(REFUSED)
+    except OSError as error:
+        click.echo(f"error: {error.filename or 'system'}: {error.strerror or error}", err=True)
+        sys.exit(REFUSED)
+    except click.Abort:  # click's word for Ctrl-C
+        raise KeyboardInterrupt from None
+    except Exception:  # a defect of ours: 1, which Python would say, means something else
+        traceback.print_exc()
+        sys.exit(REFUSED)

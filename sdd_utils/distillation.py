@@ -1,0 +1,95 @@
+"""Distillation: the student's loss, and the rules by which a level of another curve becomes the teacher.
+
+The rules need no torch, since analysis asks them too; the loss imports it itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FITTED = 0.9
+"""Share of its best training accuracy (noisy labels) from which on a network counts as still memorising."""
+
+
+def distillation_loss(
+    logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float, alpha: float
+) -> Tensor:
+    """(1 − α)·CE(student, noisy label) + α·τ²·KL(softmax(teacher/τ) ‖ softmax(student/τ)), mean over the batch.
+
+    ``logits`` and ``teacher_logits`` (n, classes), ``labels`` (n,) int64. Returns a scalar (paper, Sec. 3).
+    """
+    import torch.nn.functional as F
+
+    hard = F.cross_entropy(logits, labels)
+    soft = F.kl_div(
+        F.log_softmax(logits / temperature, 1),
+        F.log_softmax(teacher_logits / temperature, 1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return (1 - alpha) * hard + alpha * temperature**2 * soft
+
+
+def dense(accuracy: np.ndarray, fit: np.ndarray) -> int:
+    """The network before any pruning."""
+    return 0
+
+
+def sparse(accuracy: np.ndarray, fit: np.ndarray) -> int:
+    """The most accurate level past the critical phase, of equals the sparser; the last level if none is past it.
+
+    The paper says «trained in its best-performing regime» and no more; the rule is ours.
+    """
+    past = min(_critical_phase(fit), len(fit) - 1)
+    return len(accuracy) - 1 - int(np.argmax(accuracy[past:][::-1]))
+
+
+def critical(accuracy: np.ndarray, fit: np.ndarray) -> int:
+    """A bad teacher: the least accurate level of those up to the end of the critical phase, of equals the sparser."""
+    end = min(_critical_phase(fit), len(fit) - 1)
+    return end - 1 - int(np.argmin(accuracy[:end][::-1]))
+
+
+def _critical_phase(fit: np.ndarray) -> int:
+    """The first level past the critical phase.
+
+    That phase is where the network still has the capacity to memorise, so it ends with the last level that fits the
+    noisy training labels at least FITTED times as well as the best does; a validation curve is too noisy to tell.
+    """
+    return int(np.flatnonzero(fit >= FITTED * fit.max()).max()) + 1
+
+
+@dataclass(frozen=True)
+class TeacherRule:
+    """Which level teaches, from one curve's accuracies on the selection split and on its training labels (levels,)."""
+
+    pick: Callable[[np.ndarray, np.ndarray], int]
+    is_pruned: bool = False  # whether it needs a curve with levels beyond the dense one
+
+
+TEACHERS = {
+    "sparse": TeacherRule(sparse, is_pruned=True),
+    "dense": TeacherRule(dense),
+    "critical": TeacherRule(critical, is_pruned=True),
+    "undertrained": TeacherRule(dense),  # of an experiment with fewer epochs than the student's
+}
+"""By the name that ``teacher.rule`` gives."""
+
+
+def select_level(levels: pd.DataFrame, rule: str, selection: str = "validation") -> int:
+    """Which level of one curve teaches. ``levels`` has one row a level of a single run, in the columns of levels.csv.
+
+    «Accuracy» is that on validation (noisy labels), or on the test set for ``selection="test"``, the usual practice.
+    Accuracies are rounded as levels.csv has them, so that a curve in memory and its file have the same teacher.
+    """
+    levels = levels.sort_values("level")
+    columns = ("val_acc" if selection == "validation" else "test_acc", "train_acc")
+    return TEACHERS[rule].pick(*(np.array([float(f"{x:.6g}") for x in levels[column]]) for column in columns))

@@ -1,0 +1,201 @@
+"""What unstructured sparsity buys at inference: networks as ONNX files, weighed and timed.
+
+A masked network is as large and as slow as a dense one unless zeros are compressed, skipped or cut out. Two things are
+tried here: compressing the file, and cutting out the units (channels, hidden neurons) that a mask has left without use.
+"""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import io
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+import numpy as np
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from sdd_utils.config import Experiment
+from sdd_utils.pruning import SparseNetwork
+
+SECONDS = 0.1
+"""A network is timed for so long on one image, and as long on 64."""
+
+DEPLOYMENT_COLUMNS = [
+    *["dataset", "arch", "width", "noise_rate", "level", "sparsity", "variant", "weights", "nonzero", "units_removed"],
+    *["onnx_bytes", "gzip_bytes", "ms_batch_1", "ms_batch_64", "max_difference"],
+]
+
+
+@dataclass(frozen=True)
+class Link:
+    """Units that one layer makes and one other layer alone reads.
+
+    ``constant`` maps what a unit without weights puts out, its bias, to what reaches the reader. Residual streams are
+    no links: all blocks of a stage read and write them.
+    """
+
+    maker: nn.Linear | nn.Conv2d
+    norm: nn.BatchNorm2d | None
+    reader: nn.Linear | nn.Conv2d
+    constant: Callable[[Tensor], Tensor]
+
+
+def links(model: nn.Module) -> Iterator[Link]:
+    """The links of a network, first to last: inside residual blocks, inside a transformer's MLPs, or along a chain of
+    layers. Of a network that is made otherwise there are none, so nothing is cut."""
+    for module in model.modules():
+        if type(module).__name__ == "BasicBlock":  # torchvision's
+            norm = module.bn1
+            yield Link(module.conv1, norm, module.conv2, lambda x, norm=norm: torch.relu(_normed(x, norm)))
+        elif type(module).__name__ == "Mlp":  # timm's
+            yield Link(module.fc1, None, module.fc2, module.act)
+    if isinstance(model, nn.Sequential) and {type(layer).__name__ for layer in model} <= CHAINED:
+        yield from _chain(model)
+
+
+CHAINED = {"Conv2d", "Linear", "ReLU", "BatchNorm2d", "MaxPool2d", "Spread", "Flatten"}
+"""The layers of a chain. Between two that have weights, ReLU and batch norm alone change a unit that is constant."""
+
+
+def _chain(model: nn.Sequential) -> Iterator[Link]:
+    made = [i for i, layer in enumerate(model) if isinstance(layer, (nn.Linear, nn.Conv2d))]
+    for maker, reader in pairwise(made):
+        between = [layer for layer in model[maker:reader] if isinstance(layer, (nn.ReLU, nn.BatchNorm2d))]
+        norm = next((layer for layer in between if isinstance(layer, nn.BatchNorm2d)), None)
+
+        def constant(x: Tensor, between: list[nn.Module] = between) -> Tensor:
+            for layer in between:
+                x = torch.relu(x) if isinstance(layer, nn.ReLU) else _normed(x, layer)
+            return x
+
+        yield Link(model[maker], norm, model[reader], constant)
+
+
+def _normed(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+    return (x - norm.running_mean) / torch.sqrt(norm.running_var + norm.eps) * norm.weight + norm.bias
+
+
+@torch.no_grad()
+def without_dead_units(model: nn.Module) -> tuple[nn.Module, int]:
+    """A copy in eval mode that computes the same with fewer units, and how many have gone.
+
+    A unit is cut out when nothing reads it, or when it has no weights of its own, so that it is constant, and the
+    constant is 0 or can be added to the reader's bias (of a convolution with padding it cannot). Of each layer one unit
+    stays.
+    """
+    model, removed = copy.deepcopy(model).eval(), 0
+    while cut := sum(_cut(link) for link in links(model)):
+        removed += cut
+    return model, removed
+
+
+def _cut(link: Link) -> int:
+    made = link.maker.weight.flatten(1)
+    read = link.reader.weight.flatten(1).reshape(len(link.reader.weight), len(made), -1)  # (readers, units, …)
+    bias = torch.zeros(len(made)) if link.maker.bias is None else link.maker.bias
+    constant, unfed = link.constant(bias), ~made.any(1)
+    foldable = torch.full_like(unfed, isinstance(link.reader, nn.Linear)) | (constant == 0)
+    keep = read.any(2).any(0) & ~(unfed & foldable)
+    if not keep.any():
+        keep[0] = True
+    if keep.all():
+        return 0
+    if isinstance(link.reader, nn.Linear):
+        link.reader.bias += read[:, ~keep & unfed].sum(2) @ constant[~keep & unfed]
+    _keep_rows(link.maker, keep)
+    if link.norm:
+        _keep_rows(link.norm, keep)
+    columns = keep.repeat_interleave(link.reader.weight.shape[1] // len(keep))  # more than one a unit after a flatten
+    link.reader.weight = nn.Parameter(link.reader.weight[:, columns])
+    setattr(link.reader, "in_features" if isinstance(link.reader, nn.Linear) else "in_channels", int(columns.sum()))
+    return int((~keep).sum())
+
+
+def _keep_rows(layer: nn.Module, keep: Tensor) -> None:
+    for name in ("weight", "bias"):
+        if getattr(layer, name) is not None:
+            setattr(layer, name, nn.Parameter(getattr(layer, name)[keep]))
+    for name in ("running_mean", "running_var"):
+        if hasattr(layer, name):
+            setattr(layer, name, getattr(layer, name)[keep])
+    for name in ("out_features", "out_channels", "num_features"):
+        if hasattr(layer, name):
+            setattr(layer, name, int(keep.sum()))
+
+
+def to_onnx(model: nn.Module, images: Tensor) -> bytes:
+    """The network as an ONNX file; ``images`` (n, channels, height, width) is an example, n is free."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter about itself
+        program = torch.onnx.export(model, (images,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), verbose=False)
+    for part in (*program.model.graph, *program.model.graph.initializers.values()):
+        part.metadata_props.clear()  # where in whose source each node comes from: larger than a small network
+    file = io.BytesIO()
+    program.save(file)
+    return file.getvalue()
+
+
+class Session:
+    """An ONNX file in onnxruntime, on one thread."""
+
+    def __init__(self, file: bytes):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        self.input = self.session.get_inputs()[0].name
+
+    def __call__(self, images: Tensor) -> np.ndarray:
+        """Logits (n, classes) of images (n, channels, height, width), float32."""
+        return self.session.run(None, {self.input: images.numpy()})[0]
+
+    def milliseconds(self, images: Tensor) -> float:
+        """Median time of a call, over SECONDS after a warm-up."""
+        for _ in range(10):
+            self(images)
+        times, end = [], time.perf_counter() + SECONDS
+        while time.perf_counter() < end:
+            begin = time.perf_counter()
+            self(images)
+            times.append(1000 * (time.perf_counter() - begin))
+        return median(times)
+
+
+def weighed(exp: Experiment, net: SparseNetwork) -> Iterator[dict]:
+    """One row a variant of an experiment's network, in the columns of DEPLOYMENT_COLUMNS from ``variant`` on.
+
+    ``masked`` is the network as it is, pruned weights as zeros; ``cut``, where there are dead units, the one without
+    them. ``weights`` are all that the file holds, ``nonzero`` those that are not 0. Milliseconds are those of a forward
+    pass of 1 and of 64 images on one thread; ``max_difference`` is a logit's from torch's.
+    """
+    cut, removed = without_dead_units(net.model)
+    yield {"variant": "masked", "units_removed": 0, **_weigh(net.model.eval(), net.model, exp)}
+    if removed:
+        yield {"variant": "cut", "units_removed": removed, **_weigh(cut, net.model, exp)}
+
+
+@torch.no_grad()
+def _weigh(model: nn.Module, original: nn.Module, exp: Experiment) -> dict:
+    images = torch.randn(64, *exp.facts.image_shape, generator=torch.Generator().manual_seed(0))
+    file = to_onnx(model, images)
+    session = Session(file)
+    weights = torch.cat([p.flatten() for p in model.parameters()])
+    return {
+        "weights": len(weights),
+        "nonzero": int(weights.count_nonzero()),
+        "onnx_bytes": len(file),
+        "gzip_bytes": len(gzip.compress(file, mtime=0)),
+        "ms_batch_1": session.milliseconds(images[:1]),
+        "ms_batch_64": session.milliseconds(images),
+        "max_difference": float(np.abs(session(images) - original(images).numpy()).max()),
+    }

@@ -1,0 +1,110 @@
+"""Energy and emissions, as codecarbon measures or estimates them. Never stops a run, and opens no connection."""
+
+import logging
+import os
+import re
+from functools import cache
+
+from sdd_utils.errors import ConfigError
+
+COUNTRY = os.environ.get("SDD_COUNTRY") or "FRA"
+"""Whose grid intensity turns kWh into kg CO₂eq: an ISO code. France by default, where the paper's authors work."""
+
+AT_A_TIME = "SDD_AT_A_TIME"
+"""How many experiments share the counters of this machine's processor; workers find it in their environment."""
+
+ON_ONE_GPU = "SDD_ON_ONE_GPU"
+"""How many experiments share the GPU that they see."""
+
+COUNTERS = ("Rapl", "Gadget", "Emi", "AppleSilicon", "Raspberry")
+"""In the names that codecarbon gives to processors whose power it reads; of others it estimates it."""
+
+
+class UnknownCountry(LookupError):
+    """codecarbon has no grid of this name; of its own accord it would take the world's, and say so in a log alone."""
+
+
+def check_country() -> None:
+    """Raise ConfigError unless SDD_COUNTRY looks like a country."""
+    if not re.fullmatch("[A-Z]{3}", COUNTRY):
+        raise ConfigError(f"SDD_COUNTRY: {COUNTRY!r} is not a three-letter ISO code, such as FRA or DEU")
+
+
+class EnergyMeter:
+    """codecarbon's offline tracker, read once a level.
+
+    ``source`` says where its figures come from: ``measured`` by power counters; ``estimated from TDP``, the thermal
+    design power of the processor and this process's share of its time, where the machine exposes no counter; ``GPU
+    measured, processor estimated from TDP`` where NVML is the only one; or ``not measured``, and why. Of the GPUs that
+    there are it reads the one that ``device`` means. Memory is always codecarbon's estimate, 10 W or more a process.
+    """
+
+    def __init__(self, device: str = "cpu", at_a_time: int = 1, on_one_gpu: int = 1):
+        self.device, self.at_a_time, self.on_one_gpu = device, at_a_time, on_one_gpu
+        self.source, self.tracker = "", None
+        logging.getLogger("codecarbon").disabled = True  # what it has to say would tear the progress bar
+        self._try(self._make)
+
+    def _make(self) -> None:
+        from codecarbon import OfflineEmissionsTracker
+        from codecarbon.input import DataSource
+
+        if COUNTRY not in DataSource().get_global_energy_mix_data():
+            raise UnknownCountry(COUNTRY)
+        self.tracker = OfflineEmissionsTracker(
+            country_iso_code=COUNTRY,
+            gpu_ids=self._gpu_ids(),
+            tracking_mode="process",  # workers run side by side: each is charged for itself
+            measure_power_secs=3600,  # read at start and stop of a level, not in between
+            save_to_file=False,
+            allow_multiple_runs=True,
+        )
+
+    def _gpu_ids(self) -> list[str]:
+        import torch
+
+        from sdd_utils.execution import visible_gpus
+
+        where = torch.device(self.device)
+        return [visible_gpus()[where.index or 0]] if where.type == "cuda" else []
+
+    def start(self, name: str) -> None:
+        """Begin to measure what is called ``name``."""
+        if self.tracker:
+            self._try(lambda: self.tracker.start_task(name))
+
+    def stop(self) -> dict:
+        """codecarbon's record since ``start``, and ``energy_source``; the latter alone when it could not measure.
+
+        A power counter counts a whole processor or GPU. What it shows is split evenly among the experiments that
+        train at a time.
+        """
+        record = self._try(self._read) if self.tracker else None
+        return record or {"energy_source": self.source}
+
+    def _read(self) -> dict | None:
+        record = vars(self.tracker.stop_task())
+        if not self.device.startswith("cpu") and not record["gpu_energy"]:
+            self.source = "not measured: GPU"
+            return None
+        counted = any(name in str(part) for part in self.tracker._hardware for name in COUNTERS)
+        total = own = record["energy_consumed"]
+        own -= record["gpu_energy"] * (1 - 1 / self.on_one_gpu)
+        own -= (record["cpu_energy"] if counted else 0.0) * (1 - 1 / self.at_a_time)
+        self.source = "measured" if counted else "estimated from TDP"
+        if record["gpu_energy"] and not counted:
+            self.source = "GPU measured, processor estimated from TDP"
+        emissions = record["emissions"] * (own / total if total else 1.0)
+        return record | {"energy_consumed": own, "emissions": emissions, "energy_source": self.source}
+
+    def _try(self, call):
+        try:
+            return call()
+        except Exception as error:  # whatever is missing or forbidden on this machine must not stop a run
+            self.tracker, self.source = None, f"not measured: {type(error).__name__}"
+
+
+@cache
+def energy_meter(device: str) -> EnergyMeter:
+    """This process's meter: to start a tracker takes seconds, so a worker keeps one for all its experiments."""
+    return EnergyMeter(device, int(os.environ.get(AT_A_TIME, 1)), int(os.environ.get(ON_ONE_GPU, 1)))

@@ -1,0 +1,82 @@
+"""FLOPs of training: of one image through a network, by layer, and of a level."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+import torch.nn as nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from sdd_utils.config import Experiment
+from sdd_utils.models import build_model, prunable_layers
+
+
+class FlopCount:
+    """FLOPs of one image through an experiment's network, by layer, counted by torch (a multiply-add is two)."""
+
+    def __init__(self, exp: Experiment):
+        model = build_model(exp)
+        layers = {name: m for name, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+        reached: dict[str, bool] = {}  # whether the gradient goes on to the layer's input: not to the images
+        for name, layer in layers.items():
+            layer.register_forward_hook(lambda _, x, __, name=name: reached.update({name: x[0].requires_grad}))
+        # The counter does not know every fused attention kernel, so attention is counted as the two products it is.
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            model(torch.zeros(2, *exp.facts.image_shape))  # two, because batch norm refuses to train on one
+        counts, root = counter.get_flop_counts(), type(model).__name__
+        forward = {name: sum(counts[f"{root}.{name}"].values()) / 2 for name in layers}
+        self.forward = counter.get_total_flops() / 2
+        # Backward is, of every product, one of that size for the gradient of each factor that has one. The counter is
+        # not asked, since it counts all pairs of channels in a grouped convolution's backward pass.
+        self.step = 3 * self.forward - sum(forward[name] for name in layers if not reached[name])
+        self._forward_layers = {name: forward[name] for name in prunable_layers(model, exp)}
+        self._step_layers = {name: flops * (2 + reached[name]) for name, flops in self._forward_layers.items()}
+
+    def training(self, density: dict[str, float]) -> float:
+        """Forward and backward for one image, prunable layers weighted by their share of surviving weights."""
+        return self.step - sum(f * (1 - density[name]) for name, f in self._step_layers.items())
+
+    def inference(self, density: dict[str, float]) -> float:
+        """Forward alone for one image, weighted in the same way."""
+        return self.forward - sum(f * (1 - density[name]) for name, f in self._forward_layers.items())
+
+
+NETWORK = ("arch", "width", "vit", "dataset")
+"""The settings that decide what a network computes."""
+
+
+def flop_count(exp: Experiment) -> FlopCount:
+    """The count for an experiment; made once for each network."""
+    return _flop_count(Experiment.model_construct(**{name: getattr(exp, name) for name in NETWORK}))
+
+
+_flop_count = cache(FlopCount)
+
+
+def dense_flops(exp: Experiment) -> float:
+    """Training FLOPs of one level, pruned weights counted as if they were there, the teacher's passes included."""
+    return exp.training_images * (exp.epochs * flop_count(exp).step + teacher_passes(exp) * _teacher_flops(exp))
+
+
+def teacher_passes(exp: Experiment) -> int:
+    """How often a level shows each image to the teacher: every epoch where it is augmented, else once."""
+    return 0 if exp.teacher is None else exp.epochs if exp.augmented else 1
+
+
+def _teacher_flops(exp: Experiment) -> float:
+    return flop_count(exp.teacher.experiment).forward if exp.teacher else 0.0
+
+
+def level_flops(
+    exp: Experiment, density: dict[str, float], teacher_density: dict[str, float] | None
+) -> dict[str, float]:
+    """The two columns of levels.csv: training FLOPs of a level, teacher included, dense and of surviving weights only.
+
+    Densities are shares of surviving weights by layer, of the network and of its teacher.
+    """
+    sparse = exp.epochs * flop_count(exp).training(density)
+    if teacher_density:
+        sparse += teacher_passes(exp) * flop_count(exp.teacher.experiment).inference(teacher_density)
+    return {"train_flops": dense_flops(exp), "train_flops_sparse": exp.training_images * sparse}

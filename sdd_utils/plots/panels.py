@@ -1,0 +1,139 @@
+"""How curves are drawn: one style, accuracy against the remaining weights, phases, panels.
+
+Lines are means over seeds, bands 95 % t intervals; colours are safe for colour-blind readers.
+"""
+
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from sdd_utils.analysis.dip import Estimate, curves_of, measure_dip
+from sdd_utils.analysis.methods import Method
+
+COLUMN = 3.5  # inches: one column of a two-column paper
+PHASE_COLOURS = {"light": "#e8f1e8", "critical": "#f8dcd6", "sweet": "#dbe8f7", "collapsed": "#e6e6e6"}
+
+
+def use_style() -> None:
+    """Fonts and lines that stay readable when a figure is printed one column wide."""
+    sns.set_theme(context="paper", style="ticks", palette="colorblind", font_scale=0.95)
+    plt.rcParams.update({"lines.linewidth": 1.3, "axes.spines.top": False, "axes.spines.right": False,
+                         "legend.frameon": False, "figure.dpi": 120, "savefig.dpi": 200,
+                         "figure.constrained_layout.use": True})  # fmt: skip
+
+
+def draw_curves(ax: Axes, rows: pd.DataFrame, column: str = "test_acc", **style) -> None:
+    """Mean over seeds of ``column`` (a share, drawn in %) against the share of remaining weights, with its band."""
+    curves_of(rows)  # raises where the rows are not one setting's, whose mean would be drawn as if it were
+    data = rows.assign(remaining=100 * (1 - rows["sparsity"]), percent=100 * rows[column])
+    sns.lineplot(data, x="remaining", y="percent", ax=ax, errorbar=_interval, err_kws={"lw": 0}, **style)
+
+
+def _interval(values: pd.Series) -> tuple[float, float]:
+    estimate = Estimate.of(values)
+    return estimate.low, estimate.high
+
+
+def sparsity_axis(ax: Axes) -> None:
+    """Remaining weights on a logarithmic axis, dense on the left, as in the literature."""
+    ax.set_xscale("log")
+    ax.set_xlim(115, 0.87 * min(line.get_xdata().min() for line in ax.lines))
+    ax.set_xticks([100, 30, 10, 3, 1, 0.3])
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_xlabel("remaining weights (%)")
+
+
+def shade_phases(ax: Axes, rows: pd.DataFrame, names: bool = True) -> None:
+    """Colour the background by the phases of one setting's curves."""
+    dip = measure_dip(curves_of(rows))
+    remaining = 100 * (1 - rows.groupby("level")["sparsity"].first().to_numpy())
+    borders = np.concatenate([[115], np.sqrt(remaining[:-1] * remaining[1:]), [remaining[-1] * 0.87]])
+    for phase, (first, last) in dip.phases.items():
+        left, right = borders[first], borders[last + 1]
+        ax.axvspan(left, right, color=PHASE_COLOURS[phase], lw=0, zorder=0)
+        if names:
+            x = np.sqrt(left * right)
+            ax.text(x, 1.01, phase, transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize=7)
+
+
+Lines = list[tuple[str, pd.DataFrame, object]]
+"""What a panel shows: label, rows of one setting, colour."""
+
+
+def line_of(method: Method, levels: pd.DataFrame, arch: str, noise_rate: float) -> tuple[str, pd.DataFrame, object]:
+    """A method's line in a setting's panel; its rows may be none."""
+    return method.label, method.rows(levels, arch, noise_rate), method.colour
+
+
+def draw_panels(panels: dict[str, Lines], phases_of: str | None = None, columns: int = 3) -> Figure:
+    """A grid of panels by title with one accuracy axis, at most ``columns`` wide: two columns of a paper.
+
+    ``phases_of`` is the label of the line whose phases colour the background.
+    """
+    if not panels:
+        return nothing()
+    fig, axes = panel_grid(len(panels), columns)
+    for ax, (title, curves) in zip(axes.flat, panels.items(), strict=False):
+        for label, rows, colour in curves:
+            if label == phases_of:
+                shade_phases(ax, rows, names=len(panels) == 1)
+            draw_curves(ax, rows, color=colour, label=label)
+        ax.set_title(title, fontsize=9, pad=14 if len(panels) == 1 else None)
+        ax.legend(loc="lower left", fontsize=7)
+        sparsity_axis(ax)
+    for line in axes:
+        line[0].set_ylabel("test accuracy (%)")
+    clip(axes[0, 0])
+    _make_room(axes.flat[: len(panels)])
+    return fig
+
+
+def panel_grid(panels: int, columns: int = 3) -> tuple[Figure, np.ndarray]:
+    """A figure and its axes, (lines, columns), for so many panels side by side; axes beyond them are not shown."""
+    columns = min(columns, panels)
+    lines = -(-panels // columns)
+    width = COLUMN * (2 if columns > 1 else 1.2)
+    fig, axes = plt.subplots(lines, columns, figsize=(width, 2.3 * lines + 0.2), sharey=True, squeeze=False)
+    for ax in axes.flat[panels:]:
+        ax.set_visible(False)
+    return fig, axes
+
+
+def clip(ax: Axes) -> None:
+    """Keep the accuracy axis (%) to what is possible, beyond which the band of a few seeds can reach."""
+    low, high = ax.get_ylim()
+    ax.set_ylim(max(low, 0), min(high, 102))
+
+
+def _make_room(axes: np.ndarray) -> None:
+    """Lower the accuracy axis, to 0 at most, until the legends at its lower left lie below the curves."""
+    low, high = axes[0].get_ylim()
+    for ax in axes:
+        room = 0.05 + 0.085 * len(ax.lines)  # that a legend with so many lines takes, a share of the axis
+        above = min(line.get_ydata()[line.get_xdata() >= 9].min() for line in ax.lines)
+        low = min(low, (above - room * high) / (1 - room))
+    axes[0].set_ylim(max(low, 0), high)
+
+
+def nothing() -> Figure:
+    """What is shown where a profile has no such curves: a line that says so, without axes."""
+    fig = plt.figure(figsize=(COLUMN, 0.6))
+    fig.text(0.5, 0.5, "this profile has no such curves", ha="center", va="center")
+    return fig
+
+
+def as_bytes(figure: Figure) -> dict[str, bytes]:
+    """The figure as PNG (for the web) and PDF (for papers), by suffix; the same figure gives the same bytes."""
+    files = {}
+    for suffix, left_out in ((".png", "Software"), (".pdf", "CreationDate")):
+        file = io.BytesIO()
+        figure.savefig(file, format=suffix[1:], metadata={left_out: None})
+        files[suffix] = file.getvalue()
+    return files

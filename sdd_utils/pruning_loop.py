@@ -1,0 +1,59 @@
+"""Iterative pruning, the loop that everything else is about: train, prune, train again (paper, Sec. 3).
+
+It knows no file, no lock and no clock, and runs in a plain Python session; ``runner`` makes it durable.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import pandas as pd
+from torch import Tensor
+
+from sdd_utils.config import Experiment
+from sdd_utils.data import Data
+from sdd_utils.distillation import select_level
+from sdd_utils.evaluation import Level, measure_level
+from sdd_utils.pruning import SparseNetwork, check_levels, new_network, prune, rewind
+from sdd_utils.training import AfterEpoch, train_level
+
+Resume = tuple[SparseNetwork, int, dict[str, Tensor]]
+"""A network, the level to go on with, and within that level the state of its training, else {}."""
+
+
+def iterative_pruning(
+    exp: Experiment,
+    data: Data,
+    teacher: SparseNetwork | None = None,
+    resume: Resume | None = None,
+    after_epoch: AfterEpoch | None = None,
+) -> Iterator[Level]:
+    """Yield the experiment's pruning curve, level by level; level 0 is dense.
+
+    ``data`` is ``load(exp, device)``, and that device is trained on. The ``teacher`` of a distilled experiment is
+    trained first unless it is given. The network of a level is trained on in the next, so copy what is to be kept.
+    Raises ConfigError when there are more levels than weights to prune, TrainingDiverged when the loss is not a number.
+    """
+    if exp.teacher and teacher is None:
+        teacher = train_teacher(exp, data)
+    net, first, within = resume or (new_network(exp, data.train.images.device), 0, {})
+    check_levels(net, exp)
+    for level in range(first, exp.levels + 1):
+        if level and not within:
+            prune(net, exp, level, data)
+            net = rewind(net, exp, level)
+        train_level(net, data, exp, level, teacher, within, after_epoch)
+        within = {}
+        yield measure_level(level, net, data, exp.amp)
+
+
+def train_teacher(exp: Experiment, data: Data) -> SparseNetwork:
+    """Train the teacher of a distilled experiment: all of its curve, and then the level that the rule picks."""
+    levels = []
+    for level in iterative_pruning(exp.teacher.experiment, data):
+        levels.append((copy.deepcopy(level.network.state()), level.row))
+    chosen = select_level(pd.DataFrame(row for _, row in levels), exp.teacher.rule, exp.selection)
+    net = new_network(exp.teacher.experiment, data.train.images.device)
+    net.load_state(levels[chosen][0])
+    return net

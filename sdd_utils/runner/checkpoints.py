@@ -1,0 +1,175 @@
+"""What a run keeps of itself while it goes, and how it goes on from there.
+
+``checkpoint.safetensors`` is the run's present: the network, everything measured so far and, within a level, the state
+of its training. ``level-NN.safetensors`` is the same as it was after level NN, for students to be taught by and to fall
+back to. Every file carries a checksum of all that it holds.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as as_bytes
+from torch import Tensor
+
+from sdd_utils.config import Experiment
+from sdd_utils.distillation import TEACHERS, select_level
+from sdd_utils.errors import Damaged
+from sdd_utils.files import write_bytes
+from sdd_utils.pruning import SparseNetwork
+from sdd_utils.runner.integrity import quarantine
+from sdd_utils.tables import levels_table
+
+CHECKPOINT = "checkpoint.safetensors"
+
+KEPT_SPARSITIES = (0.9, 0.99)
+"""The levels closest to these are kept of every curve, to be weighed and timed."""
+
+
+@dataclass
+class History:
+    """What was measured so far.
+
+    ``rows`` holds the measured columns of levels.csv, one a level; ``histograms`` the counts of surviving weights by
+    bin, one a level; ``segments`` seconds and codecarbon's record of each uninterrupted stretch of training, one or
+    more a level, the level that is being trained included.
+    """
+
+    rows: list[dict] = field(default_factory=list)
+    histograms: list[list[int]] = field(default_factory=list)
+    segments: list[dict] = field(default_factory=list)
+
+    @property
+    def levels(self) -> int:
+        """How many levels are finished, which is also the number of the next one."""
+        return len(self.rows)
+
+
+def level_file(run: Path, level: int) -> Path:
+    """Where the network after ``level`` is kept."""
+    return run / f"level-{level:02d}.safetensors"
+
+
+def save(run: Path, exp: Experiment, net: SparseNetwork, history: History, training: dict[str, Tensor]) -> None:
+    """Replace the checkpoint; ``training`` is empty at the end of a level, whose network is then kept as well."""
+    tensors = net.state() | {f"training.{name}": value for name, value in training.items()}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    metadata = {"run_id": exp.run_id, "history": json.dumps(asdict(history), default=float)}
+    metadata["sha256"] = _digest(tensors, metadata)
+    write_bytes(run / CHECKPOINT, as_bytes(tensors, metadata))
+    if not training:
+        _keep_level(run, history.levels - 1)
+
+
+def _keep_level(run: Path, level: int) -> None:
+    """A second name for the checkpoint, which is the same file until the next one replaces it."""
+    path = level_file(run, level)
+    if path.exists() and os.path.samefile(path, run / CHECKPOINT):
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        os.link(run / CHECKPOINT, temporary)
+    except OSError:  # a file system without hard links
+        write_bytes(path, (run / CHECKPOINT).read_bytes())
+    else:
+        os.replace(temporary, path)
+
+
+def read(path: Path, exp: Experiment, net: SparseNetwork) -> tuple[dict[str, Tensor], History]:
+    """The tensors and the history in a file that ``save`` wrote for ``exp``; ``net`` is only compared with.
+
+    Raises Damaged when anything in it has changed since, or when it is another experiment's or architecture's.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = dict(file.metadata() or {})
+        expected, history = metadata.pop("sha256"), History(**json.loads(metadata["history"]))
+    except (SafetensorError, FileNotFoundError, KeyError, ValueError, TypeError) as error:
+        said = " ".join(str(error).split())
+        raise Damaged(f"{path}: cannot be read as a checkpoint ({type(error).__name__}: {said})") from None
+    if _digest(tensors, metadata) != expected:
+        raise Damaged(f"{path}: what it holds differs from its checksum")
+    if metadata["run_id"] != exp.run_id:
+        raise Damaged(f"{path}: is a checkpoint of another experiment, {metadata['run_id']}")
+    try:
+        net.check_state(tensors)
+    except ValueError as error:
+        raise Damaged(f"{path}: {error}") from None
+    return tensors, history
+
+
+def restore(path: Path, exp: Experiment, net: SparseNetwork) -> tuple[History, dict[str, Tensor]]:
+    """Load a file into ``net``; returns its history and its training state. Raises Damaged and leaves ``net`` then."""
+    tensors, history = read(path, exp, net)
+    training = {n.removeprefix("training."): t for n, t in tensors.items() if n.startswith("training.")}
+    net.load_state(tensors)
+    return history, training
+
+
+def resume(run: Path, exp: Experiment, net: SparseNetwork) -> tuple[History, dict[str, Tensor]]:
+    """Load the latest state that is sound into ``net``; returns an empty history where there is none.
+
+    A damaged file is quarantined. A state is of no use when a level before it is lost that a student may ask for.
+    """
+    kept: set[int] = set()
+    for path in sorted(run.glob("level-*.safetensors")):
+        try:
+            kept.add(read(path, exp, net)[1].levels - 1)
+        except Damaged as error:
+            quarantine(path, _reason(error, path))
+    if (run / CHECKPOINT).exists():
+        try:
+            tensors, history = read(run / CHECKPOINT, exp, net)
+            if "training.epoch" not in tensors:
+                _keep_level(run, history.levels - 1)  # a kill may have come in between
+                kept.add(history.levels - 1)
+            # A level past it that can be gone on from is a process's that had this run's lock meanwhile.
+            behind = _last_whole(kept) >= history.levels
+            if not behind and wanted_levels(exp, history) <= kept:
+                return restore(run / CHECKPOINT, exp, net)
+        except Damaged as error:
+            quarantine(run / CHECKPOINT, _reason(error, run / CHECKPOINT))
+    level = _last_whole(kept)
+    return restore(level_file(run, level), exp, net) if level >= 0 else (History(), {})
+
+
+def _last_whole(kept: set[int]) -> int:
+    """The last level that is there with all before it, from which one can go on; -1 if there is none."""
+    return max((level for level in kept if set(range(level)) <= kept), default=-1)
+
+
+def wanted_levels(exp: Experiment, history: History) -> set[int]:
+    """The levels whose networks are kept: all as long as the run goes on, then those that could teach or be timed."""
+    if history.levels <= exp.levels:
+        return set(range(history.levels))
+    rows = levels_table(exp, history.rows)
+    rules = [(rule, "validation") for rule in TEACHERS if exp.levels or not TEACHERS[rule].is_pruned]
+    rules += [("sparse", "test")] if exp.levels else []  # the one rule that may look at the test set
+    teach = {select_level(rows, *rule) for rule in rules}
+    return teach | {int((rows["sparsity"] - share).abs().idxmin()) for share in KEPT_SPARSITIES}
+
+
+def drop_levels(run: Path, exp: Experiment, net: SparseNetwork, history: History) -> None:
+    """Remove the networks that no student can ask for. Raises Damaged when one that is kept is not sound."""
+    wanted = wanted_levels(exp, history)
+    for level in wanted:
+        read(level_file(run, level), exp, net)
+    for level in set(range(exp.levels + 1)) - wanted:
+        level_file(run, level).unlink(missing_ok=True)
+
+
+def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        t = tensors[name]
+        digest.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
+        digest.update(t.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _reason(error: Damaged, path: Path) -> str:
+    return str(error).removeprefix(f"{path}: ")

@@ -1,0 +1,101 @@
+"""Checksums of a finished run, and what happens to files that are not what was written."""
+
+import hashlib
+import logging
+import re
+from pathlib import Path
+
+from sdd_utils.errors import Damaged
+from sdd_utils.files import sha256, write_bytes
+
+SUMS = "SHA256SUMS"
+"""The checksums of a finished run's files, as ``sha256sum -c`` reads them. Written last: it marks the end."""
+
+log = logging.getLogger("sdd_utils")
+
+
+def finalise(folder: Path) -> None:
+    """Write the checksums of all files in ``folder``, which are final from now on."""
+    files = [
+        p for p in sorted(folder.iterdir()) if p.name != SUMS and not is_quarantined(p) and not p.name.startswith(".")
+    ]
+    write_bytes(folder / SUMS, _with_checksum([f"{sha256(path)}  {path.name}" for path in files]).encode())
+
+
+def _with_checksum(lines: list[str]) -> str:
+    """The lines and, as a comment, their own checksum, without which a list that was cut would pass for a whole one."""
+    text = "".join(f"{line}\n" for line in lines)
+    return f"{text}# {hashlib.sha256(text.encode()).hexdigest()}\n"
+
+
+def is_final(folder: Path) -> bool:
+    """Whether the folder has checksums and every file that they name; reads no file but that."""
+    try:
+        return all((folder / name).exists() for name in _sums(folder))
+    except (OSError, Damaged):
+        return False
+
+
+def verify(folder: Path) -> dict[str, str]:
+    """What is wrong with each file of a final folder that is missing or not as it was; empty when not final."""
+    try:
+        sums = _sums(folder)
+    except FileNotFoundError:
+        return {}
+    except Damaged as error:
+        return {SUMS: str(error).removeprefix(f"{folder / SUMS}: ")}
+    wrong = {}
+    for name, digest in sums.items():
+        if not (folder / name).exists():
+            wrong[name] = "is missing"
+            continue
+        try:
+            if sha256(folder / name) != digest:
+                wrong[name] = f"differs from its checksum in {SUMS}"
+        except OSError as error:
+            wrong[name] = f"cannot be read ({error.strerror})"
+    return wrong
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """{file name: digest}. Raises Damaged when the list is not what ``finalise`` wrote."""
+    text = (folder / SUMS).read_text(encoding="utf-8", errors="replace")
+    lines = text.splitlines()[:-1]
+    if text != _with_checksum(lines):
+        raise Damaged(f"{folder / SUMS}: is not the list that was written")
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    if any(Path(name).name != name or name in ("", "..") for name in sums):
+        raise Damaged(f"{folder / SUMS}: names files outside of its folder")
+    return sums
+
+
+def quarantine(path: Path, why: str) -> None:
+    """Rename a damaged file to ``<name>.damaged`` (``.damaged-2``, …) and say so; it is never deleted."""
+    if not path.exists():
+        log.warning(f"warning: {path}: {why}; it will be made again")
+        return
+    aside, n = path.with_name(f"{path.name}.damaged"), 1
+    while aside.exists():
+        n += 1
+        aside = path.with_name(f"{path.name}.damaged-{n}")
+    path.rename(aside)
+    log.warning(f"warning: {path}: {why}; renamed to {aside.name}, it will be made again")
+
+
+def is_quarantined(path: Path) -> bool:
+    """Whether ``quarantine`` gave the file its name."""
+    return ".damaged" in path.name
+
+
+def repair(folder: Path) -> None:
+    """Quarantine what is damaged in a finished run, and remove the temporary files that a kill left behind.
+
+    The run then counts as unfinished until it is finalised anew. Only for who holds the run's lock.
+    """
+    for path in folder.glob(".*"):
+        if re.fullmatch(r"\..+\.\d+", path.name):
+            path.unlink()
+    if wrong := verify(folder):
+        for name, why in wrong.items():
+            quarantine(folder / name, why)
+        (folder / SUMS).unlink(missing_ok=True)  # it would condemn what is made again

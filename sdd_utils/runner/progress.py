@@ -1,0 +1,101 @@
+"""How far a sweep is: one bar with an ETA, in JupyterLab, in a terminal, or in a log."""
+
+import os
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from tqdm import tqdm
+
+from sdd_utils.config import Experiment
+from sdd_utils.metrics.flops import dense_flops
+
+POLL_SECONDS = 0.5
+LOG_SECONDS = 30.0  # between two lines of progress in a log file, where no line can be drawn over
+
+
+def in_jupyterlab() -> bool:
+    """Whether this process is a kernel that JupyterLab started, before somebody's eyes; papermill's is not."""
+    return "JPY_SESSION_NAME" in os.environ
+
+
+def bar_of_this_place() -> tuple[type[tqdm], float]:
+    """The kind of bar to draw here, and how many seconds apart.
+
+    Not tqdm.auto: it takes a kernel of papermill's for JupyterLab, whose widgets nobody would see there.
+    """
+    if in_jupyterlab():
+        from tqdm.notebook import tqdm as widget
+
+        return widget, POLL_SECONDS
+    return tqdm, 0.0 if sys.stderr.isatty() else float(os.environ.get("SDD_LOG_SECONDS", LOG_SECONDS))
+
+
+class Progress:
+    """A bar over training FLOPs, so that the ETA knows that a level of a ResNet is longer than one of an MLP.
+
+    Reads how far each run is from its levels.csv, which works for any back end that shares the folder.
+    """
+
+    def __init__(self, experiments: list[Experiment], folder: Path):
+        self.tables = {e.run_id: folder / e.run_id / "levels.csv" for e in experiments}
+        self.levels = {e.run_id: e.levels + 1 for e in experiments}
+        self.done = dict.fromkeys(self.tables, 0)
+        self.flops = {e.run_id: dense_flops(e) for e in experiments}
+        total = sum(self.flops[run] * self.levels[run] for run in self.flops)
+        bar, self.interval = bar_of_this_place()
+        self.bar = bar(total=total, bar_format="{percentage:3.0f}% {bar} {elapsed}, {remaining} left{postfix}")
+        self.drawn = 0.0
+        self.read = 0.0
+        self.changed: set[str] = set()  # runs that somebody was at since they were last read
+        self.update(self.tables)
+        self.bar.initial = self.bar.n  # what was there before says nothing about the speed of now
+
+    def update(self, runs: Iterable[str]) -> None:
+        """Note that somebody is at ``runs``; every POLL_SECONDS, read how far such runs are and redraw the bar."""
+        self.changed.update(runs)
+        if time.monotonic() - self.read < POLL_SECONDS:
+            return
+        self.read = time.monotonic()
+        for run in self.changed:
+            self.levels_of(run)
+        self.changed.clear()
+        self.bar.n = sum(self.flops[run] * done for run, done in self.done.items())
+        self.bar.set_postfix_str(f"{self._runs()} runs, {self._levels()} levels", refresh=False)
+        if time.monotonic() - self.drawn >= self.interval:
+            self.bar.refresh()
+            self.drawn = time.monotonic()
+
+    def levels_of(self, run: str) -> int:
+        """How many levels of the run are finished, as of now."""
+        if self.done[run] < self.levels[run]:
+            with suppress(OSError):
+                self.done[run] = max(self.tables[run].read_bytes().count(b"\n") - 1, 0)
+        return self.done[run]
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        self.bar.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """Draw the bar a last time."""
+        self.read = 0.0
+        self.update([])
+        self.bar.close()
+
+    def left(self) -> str:
+        """What is not done, for a person who has to decide when to go on."""
+        speed = (self.bar.n - self.bar.initial) / max(self.bar.format_dict["elapsed"], 1e-9)
+        text = f"{self._runs()} runs and {self._levels()} levels are done"
+        if speed <= 0:
+            return f"{text}; run the same again to go on"
+        left = tqdm.format_interval((self.bar.total - self.bar.n) / speed)
+        return f"{text}, about {left} more at this speed; run the same again to go on"
+
+    def _runs(self) -> str:
+        return f"{sum(self.done[run] == self.levels[run] for run in self.done)}/{len(self.done)}"
+
+    def _levels(self) -> str:
+        return f"{sum(self.done.values())}/{sum(self.levels.values())}"

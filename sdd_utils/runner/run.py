@@ -1,0 +1,219 @@
+"""One experiment made durable: its curve, level by level, into files, and on from where it stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+import torch
+from filelock import SoftFileLease
+from torch import Tensor
+
+from sdd_utils.config import Experiment
+from sdd_utils.data import load
+from sdd_utils.distillation import select_level
+from sdd_utils.errors import Damaged, Stopped, TeacherMissing
+from sdd_utils.execution import prepare
+from sdd_utils.files import read_csv, write_csv, write_json
+from sdd_utils.metrics.energy import energy_meter
+from sdd_utils.metrics.flops import level_flops
+from sdd_utils.pruning import SparseNetwork, new_network
+from sdd_utils.pruning_loop import iterative_pruning
+from sdd_utils.runner.checkpoints import (
+    CHECKPOINT,
+    KEPT_SPARSITIES,
+    History,
+    drop_levels,
+    level_file,
+    restore,
+    resume,
+    save,
+)
+from sdd_utils.runner.integrity import finalise, is_final, repair, verify
+from sdd_utils.runner.locks import claimed, hold
+from sdd_utils.runner.provenance import commit, provenance
+from sdd_utils.runner.stopping import Until
+from sdd_utils.tables import WEIGHT_BIN, WEIGHT_BINS, levels_table
+from sdd_utils.training import compile_ahead
+
+SAVE_SECONDS = 120.0
+"""Within a long level the state is saved at the end of the first epoch after so much time without a save."""
+
+FOREVER = Until()
+
+
+def run_experiment(exp: Experiment, folder: Path, device: str = "cpu", until: Until = FOREVER) -> Path:
+    """Train every level that is not there yet and write ``folder/<run_id>/``; returns that folder.
+
+    The profile is the folder's name; a teacher is looked for beside it. The checkpoint, which carries all that was
+    measured, is replaced in one step after each level and every two minutes within a long one. A kill at any instant
+    loses what came after it, and what is then trained again is the same bit for bit. Damaged files are quarantined and
+    made again.
+
+    Raises ConfigError when there are more levels than weights to prune, Busy when another process is at it, Stopped
+    when ``until`` is reached, TeacherMissing or Damaged when the teacher cannot be used, TrainingDiverged when the loss
+    is not a number, NoSpace when the disk is full.
+    """
+    run = folder / exp.run_id
+    if until.reached():
+        raise Stopped
+    with claimed(run) as lock:
+        repair(run)
+        if not is_final(run):
+            _train(exp, run, device, until, lock)
+    return run
+
+
+def finished(exp: Experiment, folder: Path) -> bool:
+    """Whether every file of the run is there; ``integrity.verify`` reads them and says whether they are sound."""
+    return is_final(folder / exp.run_id)
+
+
+def _train(exp: Experiment, run: Path, device: str, until: Until, lock: SoftFileLease) -> None:
+    prepare(torch.device(device))
+    write_json(run / "config.json", exp.model_dump(mode="json"))
+    record = {**provenance(device), "device": device, "threads": torch.get_num_threads(), "started": _now()}
+
+    data = load(exp, device)
+    teacher, teacher_level = load_teacher(exp, run.parent, device)
+    net = new_network(exp, device)
+    history, within = resume(run, exp, net)
+    before = history.levels
+    write_tables(run, exp, history)  # a kill may have come between the checkpoint and the tables
+    segment = Segment(history, exp.epochs, device, until, lock)
+
+    def after_epoch(net: SparseNetwork, state: Callable[[], dict[str, Tensor]]) -> None:
+        if segment.must_save():
+            segment.end()
+            save(run, exp, net, history, state())
+            segment.begin()
+
+    curve = iterative_pruning(exp, data, teacher, (net, history.levels, within), after_epoch)
+    if history.levels <= exp.levels:
+        compile_ahead(exp, data, teacher)
+    while history.levels <= exp.levels:
+        segment.begin()
+        level = next(curve)
+        segment.end()
+        flops = level_flops(exp, level.network.layer_density(), teacher.layer_density() if teacher else None)
+        history.rows.append(level.row | flops | level_cost(history.segments, level.level))
+        history.histograms.append(weight_histogram(level.network))
+        save(run, exp, level.network, history, {})
+        write_tables(run, exp, history)
+
+    hold(lock)
+    drop_levels(run, exp, net, history)
+    write_json(run / "config.json", exp.model_dump(mode="json"))  # again: it may have been damaged meanwhile
+    write_tables(run, exp, history)
+    if before <= exp.levels or not (run / "provenance.json").exists():  # else this process has trained nothing
+        record["commit"] = ", ".join(dict.fromkeys(s.get("commit") or record["commit"] for s in history.segments))
+        teaches = {"run_id": exp.teacher.experiment.run_id, "level": teacher_level} if exp.teacher else None
+        write_json(run / "provenance.json", {**record, "ended": _now(), "teacher": teaches})
+    finalise(run)
+
+
+class Segment:
+    """A stretch of training without interruption: its clock, its energy, and when it has to end.
+
+    A level takes one, or more when it is long or was stopped. What a kill lost was in no segment.
+    """
+
+    def __init__(self, history: History, epochs: int, device: str, until: Until, lock: SoftFileLease):
+        self.history, self.until, self.lock = history, until, lock
+        self.meter = energy_meter(device)
+        self.epoch_seconds = history.rows[-1]["seconds"] / epochs if history.rows else 0.0  # what to expect of the next
+
+    def begin(self) -> None:
+        """Start the clock, unless there is no time to go on. Raises Stopped."""
+        if self.late:
+            raise Stopped
+        self.meter.start(f"level {self.history.levels}")  # a process's first start takes seconds
+        self.began = self.epoch_began = time.perf_counter()
+
+    @property
+    def late(self) -> bool:
+        """Whether another epoch would end too late."""
+        return self.until.reached(1.5 * self.epoch_seconds)
+
+    def must_save(self) -> bool:
+        """To be asked at the end of each epoch: is the state to be saved now?"""
+        now = time.perf_counter()
+        self.epoch_seconds, self.epoch_began = now - self.epoch_began, now
+        return self.late or time.perf_counter() - self.began > SAVE_SECONDS
+
+    def end(self) -> None:
+        """Stop the clock and enter what it shows, with codecarbon's record, into the history.
+
+        What comes next is a save, so it raises Busy when the run is no longer this process's.
+        """
+        hold(self.lock)
+        record = self.meter.stop()
+        now = time.perf_counter()
+        seconds, last = now - self.began, now - self.epoch_began  # last: a level's last epoch has not been asked about
+        self.epoch_seconds = max(self.epoch_seconds, last)
+        self.history.segments.append({"level": self.history.levels, "seconds": seconds, "commit": commit(), **record})
+
+
+def write_tables(run: Path, exp: Experiment, history: History) -> None:
+    """levels.csv, weights.csv (counts of surviving weights in [bin, bin + WEIGHT_BIN)) and emissions.csv."""
+
+    def counted() -> Iterator[dict]:
+        for level, counts in enumerate(history.histograms):
+            for i, count in enumerate(counts):
+                if count:
+                    yield {"level": level, "bin": round((i - WEIGHT_BINS / 2) * WEIGHT_BIN, 2), "count": count}
+
+    write_csv(run / "levels.csv", levels_table(exp, history.rows, run.parent.name))
+    write_csv(run / "weights.csv", pd.DataFrame(counted(), columns=["level", "bin", "count"]))
+    if history.segments:
+        write_csv(run / "emissions.csv", pd.DataFrame(history.segments))
+
+
+def level_cost(segments: list[dict], level: int) -> dict[str, float | str | None]:
+    """Seconds, energy and emissions of a level over all its segments, and where they come from.
+
+    Energy and emissions are empty unless codecarbon could measure every segment.
+    """
+    mine = pd.DataFrame([s for s in segments if s["level"] == level])
+    names = {"seconds": "seconds", "energy_consumed": "energy_kwh", "emissions": "emissions_kg"}
+    cost = {name: mine[column].sum(skipna=False) if column in mine else None for column, name in names.items()}
+    return cost | {"energy_source": "; ".join(mine["energy_source"].unique())}
+
+
+def weight_histogram(net: SparseNetwork) -> list[int]:
+    """How many surviving weights lie in each of the WEIGHT_BINS bins."""
+    limit = WEIGHT_BIN * WEIGHT_BINS / 2
+    return torch.histc(net.survivors().cpu().clamp(-limit, limit), WEIGHT_BINS, -limit, limit).long().tolist()
+
+
+def load_teacher(exp: Experiment, folder: Path, device: str = "cpu") -> tuple[SparseNetwork | None, int | None]:
+    """The teacher's network and level, chosen by the rule on the selection split; (None, None) without a teacher."""
+    if exp.teacher is None:
+        return None, None
+    teacher = exp.teacher.experiment
+    run = folder / teacher.run_id
+    if not is_final(run):
+        raise TeacherMissing(f"{exp.run_id}: its teacher {run.name} has not been trained in {folder}")
+    for name, why in verify(run).items():
+        raise Damaged(f"{exp.run_id}: its teacher cannot be used: {run / name} {why}; run the profile again")
+    level = select_level(read_csv(run / "levels.csv"), exp.teacher.rule, exp.selection)
+    net = new_network(teacher, device)
+    restore(level_file(run, level), teacher, net)
+    return net, level
+
+
+def shown_networks(exp: Experiment, folder: Path) -> Iterator[tuple[int, float, SparseNetwork]]:
+    """Level, sparsity and network of a finished run: dense, closest to KEPT_SPARSITIES, last. Raises Damaged."""
+    run = folder / exp.run_id
+    sparsity = read_csv(run / "levels.csv")["sparsity"]
+    for level in sorted({0, exp.levels} | {int((sparsity - share).abs().idxmin()) for share in KEPT_SPARSITIES}):
+        net = new_network(exp)
+        restore(run / CHECKPOINT if level == exp.levels else level_file(run, level), exp, net)
+        yield level, sparsity[level], net
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

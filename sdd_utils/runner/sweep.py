@@ -1,0 +1,258 @@
+"""Many experiments at a time: students after their teachers, longest first, with progress and an ETA."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+from pathlib import Path
+
+import pandas as pd
+import torch
+from filelock import SoftFileLease
+
+from sdd_utils.config import Experiment
+from sdd_utils.data import check_data
+from sdd_utils.errors import Busy, ConfigError, NoSpace, Stopped, SweepStopped, WorkerLost
+from sdd_utils.files import make_folder, write_bytes, write_csv
+from sdd_utils.metrics.energy import check_country
+from sdd_utils.runner.integrity import SUMS, finalise, is_final, is_quarantined, repair, verify
+from sdd_utils.runner.locks import claimed, lease, try_acquire
+from sdd_utils.runner.progress import Progress
+from sdd_utils.runner.run import finished, run_experiment
+from sdd_utils.runner.schedule import costs, last_bench, ranks, teacher_of
+from sdd_utils.runner.stopping import Outcome, Until, flag_of_this_sweep, stop_on_signals
+from sdd_utils.runner.workers import Executor, local_workers
+
+POLL_SECONDS = 0.5
+
+LIVES = 3
+"""An experiment at one level of which so many workers died is not tried again: it may be what kills them."""
+
+
+def train(
+    experiments: list[Experiment],
+    folder: Path,
+    *,
+    device: str = "cpu",
+    workers: int | None = None,
+    gpu_share: float | None = None,
+    cluster: str | None = None,
+    seconds: float | None = None,
+) -> Outcome:
+    """Run every experiment that is not finished, for ``seconds`` at most, and end the workers; see ``run_sweep``.
+
+    ``workers``, ``device`` and ``gpu_share`` are those of ``local_workers``; or, where ``cluster`` is the address of
+    one, of ``cluster.RayWorkers``.
+    """
+    check_country()
+    if all(_done(exp, folder) for exp in with_teachers(experiments)):
+        return Outcome()  # before workers are started, which takes seconds
+    if cluster:
+        from sdd_utils.runner.cluster import RayWorkers  # Ray is optional
+
+        executor: Executor = RayWorkers(cluster, workers, device, gpu_share)
+    else:
+        executor = local_workers(workers, device, gpu_share)
+    try:
+        if not cluster:
+            check_device(device)
+        return run_sweep(experiments, folder, executor, device, seconds)
+    finally:
+        executor.stop()
+
+
+def run_sweep(
+    experiments: list[Experiment],
+    folder: Path,
+    executor: Executor,
+    device: str = "cpu",
+    seconds: float | None = None,
+    run: Callable = run_experiment,
+) -> Outcome:
+    """Run what is not finished, and the teachers it needs, into ``folder``; ``run`` is what a worker does for each.
+
+    A failed experiment stops its own students and nothing else; one whose machine died is taken up again. After
+    ``seconds``, and on Ctrl-C, SIGTERM or SIGUSR1, all runs save their state at the end of the epoch and the sweep
+    returns. Runs that another sweep is training are left to it. Raises SweepStopped when a worker process of this
+    machine died, NoSpace when the disk is full, ConfigError when ``folder`` cannot be written, DataError when a dataset
+    is missing or damaged.
+    """
+    flag = flag_of_this_sweep(folder)
+    until = Until(time.time() + seconds if seconds else float("inf"), flag)
+    check_data(experiments)
+    make_folder(folder)
+    with stop_on_signals(flag) as received:
+        outcome = Sweep(experiments, folder, executor, device, until, run).run()
+    if outcome.stopped:
+        if received:
+            why = f"{received[0]} received"
+        elif seconds:
+            why = f"the time budget of {seconds:g} s is used up"
+        else:
+            why = f"a worker was asked to, or {flag} was removed"
+        outcome.stopped = f"Stopped: {why}. {outcome.stopped}"
+        outcome.interrupted = "SIGINT" in received
+        executor.stop()  # those that were signalled would not train again
+    return outcome
+
+
+class Sweep:
+    """The state of one sweep: what waits, what runs, what others are at, what is done."""
+
+    def __init__(
+        self,
+        experiments: list[Experiment],
+        folder: Path,
+        executor: Executor,
+        device: str,
+        until: Until,
+        run: Callable = run_experiment,
+    ):
+        self.folder, self.executor, self.device, self.until, self.run_one = folder, executor, device, until, run
+        todo = with_teachers(experiments)
+        adopt_finished(todo, folder)
+        self.done = {exp.run_id for exp in todo if _done(exp, folder)}
+        self.progress = Progress(todo, folder)
+        self.rank = ranks(todo, costs(todo, last_bench(device)[1]))
+        self.waiting: list[Experiment] = []  # highest rank first
+        self.wait_for([exp for exp in todo if exp.run_id not in self.done])
+        self.running: dict[Future, Experiment] = {}
+        self.elsewhere: dict[str, SoftFileLease] = {}  # run_id → its lock, watched until it is free
+        self.failed: dict[str, str] = {}
+        self.lost: dict[str, tuple[int, int]] = {}  # run_id → at which level workers died, and how many
+        self.stopping = False
+
+    def run(self) -> Outcome:
+        """Submit, collect, and submit again, until everything is done or the sweep has to stop."""
+        try:
+            while self.running or (self.waiting and not self.stopping):
+                self.stopping = self.stopping or self.until.reached()
+                if not self.stopping:
+                    self.submit()
+                at_work = [exp.run_id for exp in self.running.values()] + [*self.elsewhere]
+                done, _ = wait(self.running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                if not self.running:
+                    time.sleep(POLL_SECONDS)  # all that is left is elsewhere
+                for future in done:
+                    self.collect(future)
+                self.progress.update(at_work)
+        except BrokenExecutor:
+            if self.until.reached():  # a worker was still starting, and does not know signals then
+                return Outcome(self.failed, self.progress.left())
+            raise SweepStopped(
+                "a worker process was killed, perhaps for want of memory; the same command goes on from the last saved "
+                "states, and --workers 1 needs the least"
+            ) from None
+        except (KeyboardInterrupt, NoSpace):
+            self.executor.stop()
+            raise
+        finally:
+            self.progress.close()
+        left = self.progress.left() if self.waiting else ""
+        return Outcome(self.failed, left)
+
+    def submit(self) -> None:
+        """Hand over, as long as there is room, experiments whose teacher is there and that nobody else is training."""
+        room = self.executor.slots() - len(self.running)
+        for exp in list(self.waiting):
+            teacher = teacher_of(exp)
+            if teacher in self.failed:
+                self.failed[exp.run_id] = f"its teacher {teacher} failed"
+                self.waiting.remove(exp)
+            elif room > 0 and (teacher is None or teacher in self.done) and self.is_free(exp):
+                self.running[self.executor.submit(self.run_one, exp, self.folder, self.device, self.until)] = exp
+                self.waiting.remove(exp)
+                room -= 1
+
+    def wait_for(self, experiments: list[Experiment]) -> None:
+        """Put experiments where ``submit`` finds them, longest work first."""
+        self.waiting = sorted(self.waiting + experiments, key=lambda exp: self.rank[exp.run_id], reverse=True)
+
+    def is_free(self, exp: Experiment) -> bool:
+        """Whether the run's lock is free, or was free when last seen. A lock must be watched to be known as stale."""
+        lock = self.elsewhere.get(exp.run_id)
+        if lock is None:
+            return True
+        if not try_acquire(lock):
+            return False
+        lock.release()
+        del self.elsewhere[exp.run_id]
+        return True
+
+    def collect(self, future: Future) -> None:
+        """Enter the end of a run. Raises NoSpace, SweepStopped or BrokenExecutor, which end the sweep."""
+        exp, error = self.running.pop(future), future.exception()
+        if error is None:
+            self.done.add(exp.run_id)
+        elif isinstance(error, Busy):
+            self.elsewhere[exp.run_id] = lease(self.folder / exp.run_id)
+            self.wait_for([exp])
+        elif isinstance(error, Stopped):
+            self.until.flag.unlink(missing_ok=True)  # it may have been the worker alone that was asked
+            self.stopping = True
+            self.wait_for([exp])
+        elif isinstance(error, WorkerLost):
+            self.progress.say(f"{exp.run_id}: {error}")
+            level = self.progress.levels_of(exp.run_id)
+            known, deaths = self.lost.get(exp.run_id, (level, 0))
+            deaths = deaths + 1 if level == known else 1
+            self.lost[exp.run_id] = level, deaths
+            if deaths == LIVES:
+                why = "perhaps for want of memory"
+                self.failed[exp.run_id] = f"{LIVES} workers died at level {level}, {why}; the last: {error}"
+            else:
+                self.wait_for([exp])
+        elif isinstance(error, (BrokenExecutor, NoSpace, SweepStopped)):
+            raise error
+        else:
+            self.failed[exp.run_id] = f"{type(error).__name__}: {error}"
+            self.progress.say(f"failed: {exp.run_id}: {self.failed[exp.run_id]}")
+
+
+def _done(exp: Experiment, folder: Path) -> bool:
+    """Whether the run is finished and every file of it is sound."""
+    return finished(exp, folder) and not verify(folder / exp.run_id)
+
+
+def adopt_finished(experiments: list[Experiment], folder: Path) -> None:
+    """Copy runs that another profile beside ``folder`` has finished: equal configurations give equal numbers."""
+    for exp in experiments:
+        if finished(exp, folder):
+            continue
+        run, others = folder / exp.run_id, sorted(folder.parent.glob(f"*/{exp.run_id}"))
+        source = next((path for path in others if is_final(path) and not verify(path)), None)
+        if source is None:
+            continue
+        try:
+            with claimed(run):
+                repair(run)
+                files = {p.name for p in source.iterdir() if not is_quarantined(p)} - {SUMS, "levels.csv"}
+                for name in files:
+                    write_bytes(run / name, (source / name).read_bytes())
+                for path in run.glob("level-*.safetensors"):  # of the run as far as it was
+                    if path.name not in files:
+                        path.unlink()
+                levels = pd.read_csv(source / "levels.csv", dtype=str, keep_default_na=False)
+                write_csv(run / "levels.csv", levels.assign(profile=folder.name))
+                finalise(run)
+        except Busy:
+            continue
+
+
+def check_device(device: str) -> None:
+    """Raise ConfigError unless torch can compute on ``device`` (``cpu``, ``cuda``, ``cuda:1``, ``mps``, …) here."""
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        said = str(error).splitlines()[0]
+        raise ConfigError(f"device: {device!r} cannot be used ({said}); there is {', '.join(here)}") from None
+
+
+def with_teachers(experiments: list[Experiment]) -> list[Experiment]:
+    """The experiments and the teachers they need, each once."""
+    found = {}
+    for exp in experiments:
+        if exp.teacher:
+            found.setdefault(exp.teacher.experiment.run_id, exp.teacher.experiment)
+        found.setdefault(exp.run_id, exp)
+    return list(found.values())

@@ -1,0 +1,156 @@
+"""Worker processes on this machine: they start beside the sweep, stop with it, and know its signals."""
+
+import os
+import signal
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing import resource_tracker as tracker_of_python
+from typing import Protocol
+
+from loky import ProcessPoolExecutor, cpu_count, get_reusable_executor
+from loky.backend import resource_tracker as loky_tracker
+
+from sdd_utils.errors import ConfigError
+from sdd_utils.execution import visible_gpus
+from sdd_utils.metrics.energy import AT_A_TIME, ON_ONE_GPU
+from sdd_utils.runner.stopping import note_signal
+
+SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+
+
+class Executor(Protocol):
+    """Where experiments are trained: on this machine (``LocalWorkers``) or on a cluster (``cluster.RayWorkers``)."""
+
+    def slots(self) -> int:
+        """How many experiments to hand over at a time, as of now: a cluster grows and shrinks."""
+
+    def submit(self, function, /, *args) -> Future:
+        """Have a worker call ``function(*args)``; WorkerLost in the future says that it may be submitted again."""
+
+    def stop(self) -> None:
+        """End all workers at once."""
+
+
+class LocalWorkers:
+    """Pools of loky processes, each of which trains one experiment at a time; several pools where there are several
+    GPUs, whose processes see their own alone."""
+
+    def __init__(self, pools: list[ProcessPoolExecutor], each: int):
+        self.each = each
+        self.working: dict[ProcessPoolExecutor, set[Future]] = {pool: set() for pool in pools}
+
+    def slots(self) -> int:
+        """The number of processes."""
+        return len(self.working) * self.each
+
+    def submit(self, function, /, *args) -> Future:
+        """To the pool that has least to do."""
+        pool, futures = min(self.working.items(), key=lambda item: len(item[1]))
+        future = pool.submit(function, *args)
+        futures.add(future)
+        future.add_done_callback(futures.discard)
+        return future
+
+    def stop(self) -> None:
+        """End the processes, whatever they are at."""
+        for pool in self.working:
+            pool.shutdown(wait=True, kill_workers=True)
+
+
+class Threads(ThreadPoolExecutor):
+    """Slots of this process: for what only sleeps, and for tests that replace what a worker does."""
+
+    def slots(self) -> int:
+        """The number of threads."""
+        return self._max_workers
+
+    def submit(self, function, /, *args) -> Future:
+        """To the next free thread."""
+        return super().submit(function, *args)
+
+    def stop(self) -> None:
+        """Wait for the threads."""
+        self.shutdown()
+
+
+def local_workers(workers: int | None = None, device: str = "cpu", gpu_share: float | None = None) -> LocalWorkers:
+    """Processes of this machine, by default one for each core that this process may use, or one for each GPU.
+
+    ``gpu_share`` is the share of a GPU that an experiment gets: with 0.5, two train on each at a time. On ``cuda`` all
+    visible GPUs are used, on ``cuda:1`` that one. They begin at once to import what they need, which takes seconds in
+    which the sweep does the same. Raises ConfigError when the share or the number of workers makes no sense.
+    """
+    gpus, number = _shared_out(workers, device, gpu_share)
+    # Else loky takes a dataset, or CUDA, for a memory leak, and replaces the worker that has loaded it.
+    os.environ.setdefault("LOKY_MAX_MEMORY_LEAK_SIZE", "1e12")
+    # What is blocked stays blocked in a new process: in a tracker for good (it knows SIGINT and SIGTERM, SIGUSR1 would
+    # end it), in a worker until _start_worker is ready.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    for tracker in (loky_tracker, tracker_of_python):
+        tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # again: to start a tracker unblocks SIGINT and SIGTERM here
+    try:
+        settings = [(os.getpid(), number * len(gpus), number, gpu) for gpu in gpus]
+        if len(gpus) == 1:
+            start = {"timeout": None, "initializer": _start_worker, "initargs": settings[0]}
+            pools = [get_reusable_executor(number, **start)]
+        else:
+            pools = [ProcessPoolExecutor(number, initializer=_start_worker, initargs=given) for given in settings]
+        for pool in pools:
+            for _ in range(number):
+                pool.submit(_warm_up)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return LocalWorkers(pools, number)
+
+
+def _shared_out(workers: int | None, device: str, gpu_share: float | None) -> tuple[list[str | None], int]:
+    """The GPUs to pin a pool to (None: nothing to pin), and how many processes each pool has."""
+    if not device.startswith("cuda"):
+        if gpu_share is not None:
+            raise ConfigError(f"gpu-share: {gpu_share:g} was given, but the device is {device}")
+        return [None], workers or (cpu_count() if device == "cpu" else 1)
+    each = experiments_a_gpu(gpu_share)
+    if workers and gpu_share is not None:
+        raise ConfigError(f"workers: {workers} and gpu-share {gpu_share:g} say the same thing twice; give one of them")
+    gpus = visible_gpus() if device == "cuda" else []
+    if len(gpus) < 2:
+        return [None], workers or each
+    if workers and workers < len(gpus):
+        gpus = gpus[:workers]
+    elif workers and workers % len(gpus):
+        raise ConfigError(f"workers: {workers} cannot be shared out evenly among {len(gpus)} GPUs")
+    return list(gpus), workers // len(gpus) if workers else each
+
+
+def experiments_a_gpu(gpu_share: float | None) -> int:
+    """How many experiments train on a GPU at a time. Raises ConfigError."""
+    if gpu_share is None:
+        return 1
+    if not 0 < gpu_share <= 1:
+        raise ConfigError(f"gpu-share: should be more than 0 and at most 1 (got {gpu_share:g})")
+    return int(1 / gpu_share + 1e-9)
+
+
+def _start_worker(parent: int, at_a_time: int, on_one_gpu: int, gpu: str | None) -> None:
+    def leave_with_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)  # the sweep was killed: a worker left behind would train beside the next one
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+    os.environ |= {AT_A_TIME: str(at_a_time), ON_ONE_GPU: str(on_one_gpu)}
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the sweep decides what it means
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # Slurm sends these to every process of a step
+        signal.signal(number, note_signal)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def _warm_up() -> None:
+    import sdd_utils.runner.run  # noqa: F401
+    from sdd_utils.runner.provenance import commit
+
+    commit()

@@ -1,0 +1,62 @@
+"""What every setting is made of: a frozen, validated base class, and the types of the numbers in it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from sdd_utils.errors import ConfigError
+
+PROFILE_NAME = r"^[a-z0-9][a-z0-9-]*$"
+"""Profiles name folders, so a name cannot lead anywhere else."""
+
+_NO_MINUS_ZERO = AfterValidator(lambda number: number + 0.0)  # −0 equals 0, so it must not make another run_id
+Share = Annotated[float, Field(ge=0, lt=1), _NO_MINUS_ZERO]
+NotNegative = Annotated[float, Field(ge=0), _NO_MINUS_ZERO]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def entry_of(module: str, table: str) -> AfterValidator:
+    """Accept the names in ``sdd_utils.<module>.<table>`` alone, as of the moment when a value is checked.
+
+    The module is named and not imported, since those that hold the parts of an experiment import the experiment.
+    """
+
+    def check(name: str) -> str:
+        known = list(getattr(import_module(f"sdd_utils.{module}"), table))
+        if name not in known:
+            raise ValueError(f"should be one of {', '.join(known)}; others are added in sdd_utils/{module}.py, {table}")
+        return name
+
+    return AfterValidator(check)
+
+
+class Settings(BaseModel):
+    """Frozen, refuses unknown fields, and says what is wrong in one line a field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, settings: dict, where: str = "") -> Settings:
+        """Build from plain data. Raises ConfigError with one line for each field that is wrong."""
+        try:
+            return cls.model_validate(settings)
+        except ValidationError as error:
+            raise ConfigError("\n".join(_explain(cls, e, where) for e in error.errors())) from None
+
+
+def _explain(cls: type[Settings], error: dict, where: str) -> str:
+    """One line for a person: the field, what is wrong with it, what is allowed, and the value that was given."""
+    field = ".".join(str(part) for part in error["loc"])
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        known = f"; the fields are {', '.join(cls.model_fields)}" if "." not in field else ""
+        message = f"unknown field{known}"
+    elif error["type"] == "missing":
+        message = "missing; it has no default"
+    elif field:
+        message = f"{message[0].lower()}{message[1:]} (got {error['input']!r})"
+    return f"{where}{field}: {message}" if field else f"{where}{message}"

@@ -1,0 +1,218 @@
+"""A profile as a notebook uses it: train what is missing, or read the committed reference; show and save figures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from sdd_utils.analysis.curves import setting_shown
+from sdd_utils.analysis.methods import METHODS
+from sdd_utils.errors import ConfigError, ResultsMissing, SweepStopped, TrainingStopped
+from sdd_utils.files import read_csv, write_bytes
+from sdd_utils.plots import figures, tuning
+from sdd_utils.plots.panels import as_bytes, use_style
+from sdd_utils.profiles import load_profile, select
+from sdd_utils.tables import REFERENCE, RUNS, load_deployment, load_levels, load_weights, of_dataset
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from sdd_utils.config import Experiment
+
+ALL = "all"
+"""In place of a dataset's name: every dataset of the profile."""
+
+
+class Study:
+    """One profile, one of its datasets, and where its results are.
+
+    ``results`` is ``"reference"``, and nothing is trained; or ``"runs"``, and ``run`` trains into ``results/runs`` what
+    is not there, on ``device`` (``"cpu"``, ``"cuda"``, …) in so many ``workers``; or another folder of runs, as a path.
+    ``dataset`` is for profiles with several: ``""`` is the first, ``"all"`` is all. ``only`` selects some of the runs,
+    such as ``"arch=vit,seed=0"``. Raises ConfigError.
+    """
+
+    def __init__(
+        self,
+        profile: str = "digits",
+        results: str | Path = "reference",
+        dataset: str = "",
+        *,
+        device: str = "cpu",
+        workers: int | None = None,
+        only: str = "",
+    ):
+        if results not in ("reference", "runs") and os.sep not in str(results):
+            raise ConfigError(f'results: should be "reference", "runs" or a path to a folder of runs (got {results!r})')
+        self.profile, self.device, self.workers = load_profile(profile), device, workers
+        self.folder = None if results == "reference" else {"runs": RUNS}.get(str(results), Path(results)) / profile
+        known = list(self.profile.datasets or [self.profile.base.get("dataset", "digits")])
+        if dataset not in ("", ALL, *known):
+            raise ConfigError(f"dataset: there is no {dataset!r} in {profile}; there are {', '.join(known)}")
+        self.dataset = dataset if dataset == ALL else dataset or known[0]
+        chosen = select(self.profile.experiments(), only)
+        self._experiments = [exp for exp in chosen if self.dataset in (ALL, exp.dataset)]
+        use_style()
+
+    def experiments(self, *methods: str) -> pd.DataFrame:
+        """What there is to train, one row a setting: its runs, their levels (done/all), minutes of one core.
+
+        ``methods`` are those of ``run``. Minutes are what the committed reference took; nan where it has not such runs.
+        """
+        took, done = self._reference_minutes(), self._levels_done(self._select(methods))
+        rows = [_described(exp) | {"runs": 1, "levels": done[exp.run_id], "of": exp.levels + 1,
+                                   "minutes": took.get(exp.run_id)} for exp in self._select(methods)]  # fmt: skip
+        keys = ["dataset", "arch", "ε", "λ", "teacher", "τ", "α"]
+        table = pd.DataFrame(rows, columns=[*keys, "runs", "levels", "of", "minutes"]).astype({"minutes": float})
+        table = table.groupby(keys, as_index=False, sort=False).sum(min_count=1)
+        table["levels"] = [f"{done}/{every}" for done, every in zip(table["levels"], table.pop("of"), strict=True)]
+        return table.round({"minutes": 1})
+
+    def run(self, *methods: str, time_budget: str | float | None = None) -> pd.DataFrame:
+        """Train what is missing of some methods (all by default), and return their levels as ``levels`` does.
+
+        A method is a value of levels.csv's column ``method``, or the rule of a teacher. Teachers are trained first, a
+        finished run is not trained again, and one that was stopped goes on. After ``time_budget`` (``"9m"``,
+        ``"1h30m"``), and when the cell is interrupted, runs save their state. With the reference nothing is trained.
+
+        Raises TrainingStopped when there is more to do, SweepStopped when a run failed.
+        """
+        if self.folder is not None:
+            self._train(self._select(methods), time_budget)
+        return self.levels(*methods)
+
+    def levels(self, *methods: str) -> pd.DataFrame:
+        """The levels of finished curves, in the columns of levels.csv. Raises ResultsMissing where one is not there."""
+        chosen = self._select(methods)
+        if self.folder is None:
+            levels = load_levels(self.profile.profile)
+            return levels[levels["run_id"].isin([exp.run_id for exp in chosen])].reset_index(drop=True)
+        from sdd_utils.runner.inventory import collect
+        from sdd_utils.runner.run import finished
+
+        missing = [exp.run_id for exp in chosen if not finished(exp, self.folder)]
+        if missing:
+            name = self.profile.profile
+            raise ResultsMissing(
+                f"{len(missing)} of {len(chosen)} runs of {name} are not finished ({missing[0]}, …); train them first: "
+                f"notebooks 01, 02, 03 and 06 do, or python -m sdd_utils run --profile {name}"
+            )
+        return collect(chosen, self.folder)
+
+    def weights(self) -> pd.DataFrame:
+        """Histograms of the undistilled curves' surviving weights, summed over seeds; see ``tables.load_weights``."""
+        if self.folder is None:
+            return self._of_dataset(load_weights(self.profile.profile))
+        keys = ["dataset", "arch", "noise_rate", "weight_decay", "level", "sparsity", "bin"]
+        levels = self.levels("vanilla", "l2")
+        if levels.empty:  # of students alone
+            return pd.DataFrame(columns=[*keys, "count"])
+        plain = levels[levels["level"] % 3 == 0]  # enough for figures, and a small file
+        tables = [read_csv(self.folder / run / "weights.csv").assign(run_id=run) for run in plain["run_id"].unique()]
+        return plain.merge(pd.concat(tables), on=["run_id", "level"]).groupby(keys, as_index=False)["count"].sum()
+
+    def deployment(self) -> pd.DataFrame:
+        """Size and speed of exported networks: of each architecture with students the first vanilla curve.
+
+        Dense, at the levels closest to KEPT_SPARSITIES, and at the last; see ``metrics.deploy``. From runs, it is
+        measured now.
+        """
+        if self.folder is None:
+            return self._of_dataset(load_deployment(self.profile.profile))
+        from sdd_utils.metrics.deploy import DEPLOYMENT_COLUMNS, weighed
+        from sdd_utils.runner.run import shown_networks
+
+        with_students = {exp.arch for exp in self.profile.experiments() if exp.teacher}
+        first: dict[str, Experiment] = {}
+        for exp in self._select(("vanilla",)):
+            if exp.arch in with_students:
+                first.setdefault(exp.arch, exp)
+        rows = []
+        for exp in first.values():
+            setting = {"dataset": exp.dataset, "arch": exp.arch, "width": exp.width, "noise_rate": exp.noise_rate}
+            for level, sparsity, net in shown_networks(exp, self.folder):
+                rows += [setting | {"level": level, "sparsity": sparsity} | row for row in weighed(exp, net)]
+        return pd.DataFrame(rows, columns=DEPLOYMENT_COLUMNS)
+
+    def tour(self, levels: pd.DataFrame) -> dict:
+        """The architecture and noise rate that the profile shows first, as keyword arguments."""
+        return setting_shown(levels, self.profile.tour)
+
+    def figures(self) -> dict[str, Figure]:
+        """Every figure of the profile, by name."""
+        levels = self.levels()
+        if self.profile.tunes:
+            return tuning.figures(levels)
+        return figures.all_figures(levels, self.weights(), self.tour(levels))
+
+    def save(self, figure: Figure, name: str, folder: Path | None = None) -> list[Path]:
+        """Write a figure as PNG and PDF beside the runs; of the reference, whose figures are committed, only show it.
+
+        ``folder`` is another place to write to. A figure that shows nothing is not written.
+        """
+        beside = self.folder / "figures" if self.folder else None
+        target = folder or beside
+        if target is None or not figure.axes:
+            return []
+        target = target / self.dataset if self.profile.datasets else target
+        paths = {target / f"{name}{suffix}": content for suffix, content in as_bytes(figure).items()}
+        for path, content in paths.items():
+            write_bytes(path, content)
+        return list(paths)
+
+    def _train(self, chosen: list[Experiment], time_budget: str | float | None) -> None:
+        from sdd_utils.runner.stopping import parse_duration
+        from sdd_utils.runner.sweep import train
+
+        seconds = parse_duration(time_budget) if isinstance(time_budget, str) else time_budget
+        outcome = train(chosen, self.folder, device=self.device, workers=self.workers, seconds=seconds)
+        if outcome.stopped:
+            raise TrainingStopped(outcome.stopped)
+        if outcome.failed:
+            raise SweepStopped("\n".join(f"{run}: {error}" for run, error in outcome.failed.items()))
+
+    def _select(self, methods: tuple[str, ...]) -> list[Experiment]:
+        known = {"kd", *METHODS, *(exp.method for exp in self._experiments)}
+        if unknown := set(methods) - known:
+            raise ConfigError(f"methods: there is no {min(unknown)!r}; there are {', '.join(sorted(known))}")
+        wanted = set(methods)
+        return [
+            exp for exp in self._experiments if not wanted or wanted & {exp.method, exp.teacher and exp.teacher.rule}
+        ]
+
+    def _of_dataset(self, table: pd.DataFrame) -> pd.DataFrame:
+        return table if self.dataset == ALL else of_dataset(table, self.dataset)
+
+    def _reference_minutes(self) -> pd.Series:
+        if not (REFERENCE / self.profile.profile / "levels.csv").exists():
+            return pd.Series(dtype=float)
+        return load_levels(self.profile.profile).groupby("run_id")["seconds"].sum() / 60
+
+    def _levels_done(self, chosen: list[Experiment]) -> dict[str, int]:
+        if self.folder is None:
+            return {exp.run_id: exp.levels + 1 for exp in chosen}
+        from sdd_utils.runner.inventory import levels_done
+
+        return {exp.run_id: levels_done(self.folder / exp.run_id) for exp in chosen}
+
+
+def _described(exp: Experiment) -> dict:
+    """What a person calls the setting of an experiment."""
+    kd = {"teacher": exp.teacher.rule if exp.teacher else "", "τ": exp.temperature or "", "α": exp.alpha or ""}
+    return {"dataset": exp.dataset, "arch": exp.arch, "ε": exp.noise_rate, "λ": exp.weight_decay} | kd
+
+
+def save_figures(profile: str, folder: Path) -> list[Path]:
+    """Write every figure of a committed reference into ``folder``, in a folder a dataset where there are several."""
+    import matplotlib.pyplot as plt
+
+    written = []
+    for dataset in load_profile(profile).datasets or [""]:
+        study = Study(profile, dataset=dataset)
+        for name, figure in study.figures().items():
+            written += study.save(figure, name, folder)
+            plt.close(figure)
+    return written

@@ -1,0 +1,127 @@
+"""Results as tables: columns, where they lie, how they are read. Nothing else stands between training and analysis."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from sdd_utils.errors import ConfigError, Damaged, ResultsMissing
+from sdd_utils.files import ROOT, read_csv
+from sdd_utils.settings import PROFILE_NAME
+
+if TYPE_CHECKING:
+    from sdd_utils.config import Experiment
+
+RUNS = ROOT / "results" / "runs"
+REFERENCE = ROOT / "results" / "reference"
+FIGURES = ROOT / "figures"
+
+LEVEL_COLUMNS = [
+    *["run_id", "profile", "dataset", "arch", "seed", "noise_kind", "noise_rate", "method", "optimizer"],
+    *["weight_decay", "teacher", "teacher_arch", "temperature", "alpha", "val_images", "level"],
+    *["sparsity", "remaining_params", "epochs"],
+    *["train_loss", "train_acc", "val_acc", "test_loss", "test_acc", "clean_fit", "memorised", "weight_std"],
+    *["seconds", "train_flops", "train_flops_sparse", "energy_kwh", "emissions_kg", "energy_source"],
+]
+"""One row a (curve, level); results/README.md says what each column means."""
+
+NEWER = {"val_images": float("nan")}
+"""Columns that tables of earlier versions lack, and what is read in their place."""
+
+MEASURED_ON_THE_CLOCK = ["seconds", "energy_kwh", "emissions_kg", "energy_source"]
+"""The only columns that differ when the same configuration runs again on the same machine."""
+
+WORDS = {
+    *["run_id", "profile", "dataset", "arch", "noise_kind", "method", "optimizer", "teacher", "teacher_arch"],
+    "energy_source",
+}
+SHARES = {"noise_rate", "sparsity", "train_acc", "val_acc", "test_acc", "clean_fit", "memorised"}
+
+WEIGHT_BIN = 0.02
+WEIGHT_BINS = 150
+"""weights.csv counts surviving weights in bins this wide; weights beyond ±1.5 are counted in the outermost bins."""
+
+
+def levels_table(exp: Experiment, rows: list[dict], profile: str = "") -> pd.DataFrame:
+    """One run's levels.csv: the measured ``rows`` and beside them what the configuration says, in LEVEL_COLUMNS."""
+    configured = exp.model_dump(include=set(LEVEL_COLUMNS) & set(type(exp).model_fields) - {"teacher"}) | {
+        "run_id": exp.run_id,
+        "profile": profile,
+        "method": exp.method,
+        "teacher": exp.teacher.rule if exp.teacher else "none",
+        "teacher_arch": exp.teacher.experiment.arch if exp.teacher else "none",
+        "val_images": exp.validation_images,
+    }
+    return pd.DataFrame([configured | row for row in rows], columns=LEVEL_COLUMNS)
+
+
+def load_levels(profile: str) -> pd.DataFrame:
+    """All curves of a committed reference, one row a (curve, level), in LEVEL_COLUMNS.
+
+    Raises ResultsMissing, and Damaged when the table is not one of levels.
+    """
+    path = _reference(profile, "levels.csv")
+    return check_levels(read_csv(path), str(path))
+
+
+def check_levels(levels: pd.DataFrame, where: str) -> pd.DataFrame:
+    """The table, if it has LEVEL_COLUMNS (or earlier ones), numbers where they belong, and sparsity that grows.
+
+    Raises Damaged, naming ``where``, the column and the row.
+    """
+    levels = levels.assign(**{column: value for column, value in NEWER.items() if column not in levels})
+    for column in LEVEL_COLUMNS:
+        if column not in levels:
+            raise Damaged(f"{where}: column {column} is missing")
+        if column in WORDS:
+            continue
+        numbers = pd.to_numeric(levels[column], errors="coerce")
+        if (wrong := numbers.isna() & levels[column].notna()).any():
+            value = levels.loc[wrong, column].iloc[0]
+            raise Damaged(f"{where}: {column}: {value!r} in line {wrong.idxmax() + 2} is not a number")
+        if column in SHARES and not (inside := numbers.dropna().between(0, 1)).all():
+            line = inside.idxmin()
+            raise Damaged(f"{where}: {column}: {numbers[line]:g} in line {line + 2} is not between 0 and 1")
+    for run, rows in levels.groupby("run_id", sort=False):
+        if rows["level"].tolist() != list(range(len(rows))):
+            raise Damaged(f"{where}: level: those of {run} are not 0, 1, 2, …")
+        if not rows["sparsity"].is_monotonic_increasing or not rows["sparsity"].is_unique:
+            raise Damaged(f"{where}: sparsity: does not increase from level to level in {run}")
+    return levels
+
+
+def of_dataset(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """The rows of one dataset; ``""`` is the profile's only or first one. Raises ConfigError."""
+    known = table["dataset"].unique().tolist()
+    if dataset and dataset not in known:
+        raise ConfigError(f"dataset: there is no {dataset!r} in these results; there are {', '.join(known)}")
+    return table[table["dataset"] == (dataset or known[0])].reset_index(drop=True)
+
+
+def load_weights(profile: str) -> pd.DataFrame:
+    """Histograms of the surviving weights of a committed reference's undistilled curves, summed over seeds.
+
+    Every third level. Columns: dataset, arch, noise_rate, weight_decay, level, sparsity, bin (left edge), count. Raises
+    ResultsMissing.
+    """
+    return read_csv(_reference(profile, "weights.csv"))
+
+
+def load_deployment(profile: str) -> pd.DataFrame:
+    """Size and speed of exported networks, in ``deploy.DEPLOYMENT_COLUMNS``. Raises ResultsMissing."""
+    return read_csv(_reference(profile, "deployment.csv"))
+
+
+def _reference(profile: str, table: str) -> Path:
+    if not re.fullmatch(PROFILE_NAME, profile):
+        raise ConfigError(f"profile: {profile!r} is not the name of a profile, which has letters, digits and hyphens")
+    path = REFERENCE / profile / table
+    if not path.exists():
+        raise ResultsMissing(
+            f"{path.relative_to(ROOT)} is not there: no reference of {profile} is committed; train it, "
+            f'make reproduce PROFILE={profile}, or set results = "runs"'
+        )
+    return path

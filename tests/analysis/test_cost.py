@@ -1,0 +1,103 @@
+"""Who pays for what, with costs that can be added up by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up import table
+
+from sdd_utils.analysis.cost import COSTS, front, spent
+
+CURVE = np.linspace(0.9, 0.5, 5)
+
+
+def rows(method="vanilla", price=1.0, seeds=2, **columns):
+    """Curves of five levels; seed k's levels cost ``price``·(k + 1) each, in every currency."""
+    parts = [
+        table(CURVE, seed, method=method, remaining_params=100.0, **columns).assign(
+            **dict.fromkeys(COSTS, price * (seed + 1))
+        )
+        for seed in range(seeds)
+    ]
+    return pd.concat(parts)
+
+
+LEVELS = pd.concat(
+    [
+        rows(),
+        rows("l2", price=3.0, weight_decay=1e-3).assign(val_acc=0.1),
+        rows("l2", price=5.0, weight_decay=1e-2),
+        rows("kd", price=7.0, teacher="sparse"),
+        rows("kd", price=7.0, teacher="dense"),
+    ],
+    ignore_index=True,
+)
+
+
+def paid(charge, pipeline, level, cost="train_flops", levels=LEVELS):
+    first, second = spent(levels, charge).query("pipeline == @pipeline and level == @level").sort_values("seed")[cost]
+    assert second == pytest.approx(2 * first)  # the seeds' costs are kept apart
+    return first
+
+
+@pytest.mark.parametrize(
+    ("charge", "pipeline", "level", "expected"),
+    [
+        ("full", "vanilla", 0, 1),
+        ("full", "vanilla", 4, 5),
+        ("full", "l2", 0, 5 + 5 * 1 + 5 * 3),  # its own first level, and the whole curves of both other λ
+        ("own", "l2", 4, 5 * 5),
+        ("full", "dense", 0, 7 + 1),  # the teacher is vanilla's level 0
+        ("full", "sparse", 0, 7 + 5),  # the teacher's rule looks at the whole curve
+        ("full", "sparse", 4, 5 * 7 + 5),
+        ("own", "sparse", 4, 5 * 7),
+        ("shared", "dense", 0, 7 + 1 / 2),  # level 0 serves both students, the rest one of them
+        ("shared", "sparse", 0, 7 + 1 / 2 + 4),
+    ],
+)
+def test_a_pipeline_pays_for_its_levels_its_teacher_and_its_search(charge, pipeline, level, expected):
+    for cost in COSTS:
+        assert paid(charge, pipeline, level, cost) == pytest.approx(expected)
+
+
+def test_a_way_to_train_that_is_not_known_here_is_no_search_of_a_weight_decay():
+    more = pd.concat([LEVELS, rows("label smoothing", price=11.0)], ignore_index=True)
+    pd.testing.assert_frame_equal(spent(more), spent(LEVELS))
+
+
+def test_curves_that_cannot_be_told_apart_are_not_added_up():
+    with pytest.raises(ValueError, match="the same seed and level occur twice"):
+        spent(pd.concat([LEVELS, rows()], ignore_index=True))
+
+
+def test_what_students_share_adds_up_to_what_their_teachers_cost():
+    three = pd.concat([LEVELS, rows("kd", 7.0, teacher="sparse", teacher_arch="mlp", arch="vgg_like"),
+                       rows("vanilla", 2.0, arch="vgg_like")], ignore_index=True)  # fmt: skip
+    shared, own = (spent(three, charge).query("level == 0 and seed == 0") for charge in ("shared", "own"))
+    charged = shared["train_flops"].to_numpy() - own["train_flops"].to_numpy()
+    taught = shared["pipeline"].isin(["sparse", "dense"]).to_numpy()
+    assert charged[taught].sum() == pytest.approx(5)  # one vanilla curve of five levels taught all three
+    assert paid("shared", "dense", 0, levels=three[three["arch"] == "mlp"]) == pytest.approx(7 + 1 / 2)
+
+
+def test_a_teacher_of_another_architecture_is_charged_at_its_own_cost():
+    student = rows("kd", 7.0, teacher="dense", teacher_arch="resnet18")
+    levels = pd.concat([rows(), student, rows(price=11.0, arch="resnet18")], ignore_index=True)
+    assert paid("full", "dense", 0, levels=levels) == 7 + 11
+
+
+def test_energy_that_was_not_measured_stays_unknown():
+    unknown = LEVELS.assign(energy_kwh=np.nan)
+    found = spent(unknown)
+    assert found["energy_kwh"].isna().all()
+    assert found["train_flops"].notna().all()
+
+
+def test_a_student_whose_teachers_energy_is_unknown_has_not_cost_less_for_it():
+    unmeasured = LEVELS.assign(energy_kwh=LEVELS["energy_kwh"].where(LEVELS["method"] != "vanilla"))
+    table = spent(unmeasured).set_index("pipeline")["energy_kwh"]
+    assert table[["sparse", "dense", "l2"]].isna().all()
+
+
+def test_the_front_holds_what_nothing_else_beats_in_both():
+    points = pd.DataFrame({"cost": [1, 2, 2, 3, 4, 5], "accuracy": [0.5, 0.4, 0.6, 0.6, 0.9, 0.8]})
+    assert front(points, "cost", "accuracy").index.tolist() == [0, 2, 4]

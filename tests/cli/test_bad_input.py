@@ -1,0 +1,374 @@
+"""What a person can get wrong, and the one line that tells them: through the command line, with exit status 2."""
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from conftest import SMALL, SMALL_VIT
+from safetensors.torch import load_file, save_file
+
+from sdd_utils.cli.commands import main
+from sdd_utils.config import Experiment
+from sdd_utils.profiles import load_profile
+from sdd_utils.runner import checkpoints, integrity
+from sdd_utils.runner.run import run_experiment
+from sdd_utils.tables import REFERENCE
+
+MLP = {key: list(v) if isinstance(v, tuple) else v for key, v in SMALL.items() if key not in ("arch", "noise_rate")}
+VIT = {key: value for key, value in SMALL_VIT.items() if key not in ("arch", "noise_rate")}
+PLAN = {"seeds": 1, "noise_rates": [0.3]}
+STUDENTS = {"noise_rates": [0.3], "teachers": ["dense"], "temperatures": [4], "alphas": [0.9]}
+SPARSE = STUDENTS | {"teachers": ["sparse"]}
+
+
+def profile(arch="mlp", settings=MLP, **plan):
+    return {
+        "profile": "mine",
+        "about": "x",
+        "tour": {"arch": arch, "noise_rate": 0.3},
+        "base": {},
+        "architectures": {arch: {"settings": settings} | PLAN | plan},
+    }
+
+
+@pytest.fixture
+def say(home, monkeypatch, capsys):
+    """Run the command line in an empty place; gives what it printed to stderr, having checked that it was refused."""
+    (home / "runs").mkdir()
+    write_profile(home, profile())
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["sdd_utils", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert end.value.code == 2
+        assert len(said) == 1
+        return said[0].removeprefix("error: ")
+
+    return run
+
+
+def write_profile(tmp_path, content):
+    text = content if isinstance(content, str) else yaml.safe_dump(content)
+    (tmp_path / "profiles" / "mine.yaml").write_text(text)
+
+
+def mine(tmp_path, *more):
+    return ("run", "--profile", "mine", "--results", str(tmp_path / "runs"), *more)
+
+
+HUMAN = {"dataset": "cifar10n", "noise_kind": "human", "human_labels": "worse_label"}
+SETTINGS = [
+    ({"epochs": 0}, "epochs: input should be greater than or equal to 1 (got 0)"),
+    ({"epochs": 2.5}, "epochs: input should be a valid integer, got a number with a fractional part (got 2.5)"),
+    ({"epochs": "many"}, "epochs: input should be a valid integer, unable to parse string as an integer (got 'many')"),
+    ({"epochs": None}, "epochs: input should be a valid integer (got None)"),
+    ({"batch_size": -5}, "batch_size: input should be greater than or equal to 1 (got -5)"),
+    ({"width": 0}, "width: input should be greater than or equal to 1 (got 0)"),
+    ({"levels": -1}, "levels: input should be greater than or equal to 0 (got -1)"),
+    ({"prune_share": 0}, "prune_share: input should be greater than 0 (got 0)"),
+    ({"prune_share": 1}, "prune_share: input should be less than 1 (got 1)"),
+    ({"val_share": 1}, "val_share: input should be less than 1 (got 1)"),
+    ({"val_share": 0}, "val_share: input should be greater than 0 (got 0)"),
+    ({"lr": 0}, "lr: input should be greater than 0 (got 0)"),
+    ({"lr": float("inf")}, "lr: input should be a finite number (got inf)"),
+    ({"lr": [0.1]}, "lr: input should be a valid number (got [0.1])"),
+    ({"weight_decay": -1e-4}, "weight_decay: input should be greater than or equal to 0 (got -0.0001)"),
+    ({"momentum": 1}, "momentum: input should be less than 1 (got 1)"),
+    ({"momentum": None}, "momentum: missing; it must be given when optimizer is sgd"),
+    ({"milestones": [0.75, 0.5]}, "milestones: [0.75, 0.5] must increase"),
+    ({"milestones": [0]}, "milestones.0: input should be greater than 0 (got 0)"),
+    ({"optimizer": "adam"}, "optimizer: input should be 'sgd' or 'adamw' (got 'adam')"),
+    ({"optimizer": "adamw"}, "momentum: given, but it means something only when optimizer is sgd"),
+    ({"dataset": "mnist"}, "dataset: should be one of digits, cifar10, cifar100, cifar10n, cifar100n; others are "),
+    ({"noise_kind": "pairflip"}, "noise_kind: should be one of symmetric, human; others are added in sdd_utils/data"),
+    ({"criterion": "luck"}, "criterion: should be one of magnitude; others are added in sdd_utils/pruning.py"),
+    ({"regulariser": "l3"}, "regulariser: should be one of l1; others are added in sdd_utils/training.py"),
+    ({"regulariser": "l1"}, "strength: missing; it must be given when there is a regulariser"),
+    ({"retrain": "finetune"}, "retrain: input should be 'lr', 'init' or 'random' (got 'finetune')"),
+    ({"crop_padding": -1}, "crop_padding: input should be greater than or equal to 0 (got -1)"),
+    ({"flip": "maybe"}, "flip: input should be a valid boolean, unable to interpret input (got 'maybe')"),
+    ({"selection": "test"}, "selection: test means something only when the teacher is sparse"),
+    ({"selection": "train"}, "selection: input should be 'validation' or 'test' (got 'train')"),
+    ({"vit": {}}, "vit: given, but it means something only when arch is vit"),
+    ({"temperature": 4}, "temperature: given, but it means something only when there is a teacher"),
+    ({"alpha": 0.5}, "alpha: given, but it means something only when there is a teacher"),
+    ({"dataset": "cifar10n"}, "noise_kind: must be human for cifar10n"),
+    ({"noise_kind": "human"}, "human_labels: missing; it must be given when noise_kind is human"),
+    ({"human_labels": "worse_label"}, "human_labels: given, but it means something only when noise_kind is human"),
+    (
+        HUMAN | {"dataset": "digits"},
+        "noise_kind: human means nothing for digits; cifar10n and cifar100n alone have human labels",
+    ),
+    (HUMAN | {"human_labels": "best"}, "human_labels: cifar10n has worse_label, aggre_label, random_label1"),
+    (HUMAN, "noise_rate: must be 0.4021 for worse_label, the share that people got wrong"),
+    ({"train_subset": 1001}, "train_subset: 1001 images are more than the 1000 of digits"),
+    ({"test_subset": 0}, "test_subset: input should be greater than or equal to 1 (got 0)"),
+    ({"amp": "bf16"}, "amp: input should be a valid boolean"),
+    ({"learning_rate": 0.1}, "learning_rate: unknown field; the fields are seed, dataset, train_subset"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), SETTINGS)
+def test_settings(say, tmp_path, change, message):
+    write_profile(tmp_path, profile(settings=MLP | change))
+    assert say(*mine(tmp_path)).startswith(f"mine: architectures.mlp: {message}")
+
+
+GRID = [
+    (profile(noise_rates=[0.3, 1.0]), "mine: architectures.mlp: noise_rate: input should be less than 1 (got 1.0)"),
+    (profile(noise_rates=[0.3, -0.1]), "noise_rate: input should be greater than or equal to 0 (got -0.1)"),
+    (profile(noise_rates=[0.3, 0.3]), "digits-mlp16-sym0.3-vanilla-wd0.0001-s0-"),
+    (
+        profile(noise_rates=[0.2]),
+        "tour: {'arch': 'mlp', 'noise_rate': 0.3} must be the arch and noise_rate of a vanilla",
+    ),
+    (profile(noise_rates="all"), "architectures.mlp.noise_rates: input should be a valid list (got 'all')"),
+    (profile(seeds=0), "architectures.mlp.seeds: input should be greater than or equal to 1 (got 0)"),
+    (profile(seed=1), "architectures.mlp.seed: unknown field"),
+    (profile(l2={"noise_rates": [0.3]}), "architectures.mlp.l2.weight_decays: missing; it has no default"),
+    (profile(l2={"noise_rates": [0.3], "weight_decays": [1e-4]}), "is described twice"),
+    (
+        profile(distillation=STUDENTS | {"teachers": ["big"]}),
+        "distillation.0.teachers.0: should be one of sparse, dense, critical, undertrained; others are added in "
+        "sdd_utils/distillation.py, TEACHERS (got 'big')",
+    ),
+    (profile(distillation=STUDENTS | {"alphas": [2]}), "alpha: input should be less than or equal to 1 (got 2.0)"),
+    (profile(distillation=STUDENTS | {"temperatures": [0]}), "temperature: input should be greater than 0 (got 0.0)"),
+    (
+        profile(distillation=[STUDENTS, STUDENTS | {"temperatures": [2]}]),
+        "mine: architectures.mlp.distillation: the dense teacher at ε = 0.3 has two kinds of students",
+    ),
+    (profile() | {"selection": "train"}, "selection: input should be 'validation' or 'test' (got 'train')"),
+    (
+        profile(settings=MLP | {"levels": 0}, distillation=SPARSE),
+        "sparse needs a teacher exp",
+    ),
+    (profile(settings=MLP | {"seed": 3}), "architectures.mlp: seed is set by the grid, not in base or settings"),
+    (profile("resnet19"), "arch: should be one of mlp, resnet18, vit, vgg_like; others are added in sdd_utils/"),
+    (profile("vit", {k: v for k, v in VIT.items() if k != "vit"}), "vit: missing; it must be given when arch is vit"),
+    (profile("vit", VIT | {"width": 15}), "width: 15 is not divisible by vit.heads = 2"),
+    (
+        profile("vit", VIT | {"vit": VIT["vit"] | {"patch": 3}}),
+        "vit.patch: 3 does not divide the 8 pixels of a side of digits",
+    ),
+    (profile("vit", VIT | {"vit": {"patches": 4}}), "vit.patches: unknown field"),
+    (profile() | {"profile": "other"}, "profiles/mine.yaml: profile: is 'other', but the file is called 'mine'"),
+    (profile() | {"profile": "../mine"}, "profiles/mine.yaml: profile: string should match pattern"),
+    (profile() | {"datasets": {"mnist": {}}}, "mine: architectures.mlp: dataset: should be one of digits, cifar10,"),
+    (
+        profile() | {"datasets": {"digits": {"rates": [0.1]}}},
+        "profiles/mine.yaml: datasets.digits.rates: unknown field",
+    ),
+    (
+        profile() | {"datasets": {"digits": {}}, "base": {"dataset": "digits"}},
+        "architectures.mlp: dataset is set by the grid, not in base or settings",
+    ),
+    (profile() | {"archs": {}}, "profiles/mine.yaml: archs: unknown field; the fields are profile, about, tour"),
+    ({k: v for k, v in profile().items() if k != "base"}, "profiles/mine.yaml: base: missing; it has no default"),
+    (profile() | {"base": [1]}, "profiles/mine.yaml: base: input should be a valid dictionary (got [1])"),
+    ("", "profiles/mine.yaml: Input should be a valid dictionary"),
+    ("- mine", "profiles/mine.yaml: Input should be a valid dictionary"),
+    ("profile: [", "profiles/mine.yaml: not YAML: while parsing"),
+    (
+        "profile: !!python/object/apply:os.system [true]",
+        "profiles/mine.yaml: not YAML: could not determine a constructor",
+    ),
+    ("profile: mine\nprofile: yours", "profiles/mine.yaml: not YAML: profile is there twice, in line 1 and after"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), GRID)
+def test_profiles(say, tmp_path, content, message):
+    write_profile(tmp_path, content)
+    assert message in say(*mine(tmp_path))
+
+
+OPTIONS = [
+    (("run", "--profile", "nine"), "profile: there is no 'nine'; known are mine (in profiles)"),
+    (("run", "--profile", "../mine"), "profile: there is no '../mine'; known are mine"),
+    (("claims", "--profile", "nine"), "profile: there is no 'nine'; known are mine"),
+    (("notebooks", "--profile", "nine"), "profile: there is no 'nine'; known are mine"),
+    (("status", "--profile", "nine"), "profile: there is no 'nine'; known are mine"),
+    (("run", "--profile", "mine", "--only", "arch=vit"), "only: no run has arch=vit; there are mlp"),
+    (
+        ("run", "--profile", "mine", "--only", "kd"),
+        "only: 'kd' is not field=value; the fields are arch, dataset, method",
+    ),
+    (
+        ("run", "--profile", "mine", "--only", "size=3"),
+        "only: 'size=3' is not field=value; the fields are arch, dataset, method",
+    ),
+    (("run", "--profile", "mine", "--workers", "0"), "Invalid value for '--workers': 0 is not in the range x>=1."),
+    (
+        ("run", "--profile", "mine", "--time-budget", "9"),
+        "time-budget: '9' is not a duration such as 90s, 9m, 1h30m or 2d",
+    ),
+    (("run", "--profile", "mine", "--time-budget", "0m"), "time-budget: '0m' must be more than 0"),
+    (("run", "--profile", "mine", "--time-budget", "-9m"), "time-budget: '-9m' must be more than 0"),
+    (("run", "--profile", "mine", "--device", "cuda:9"), "device: 'cuda:9' cannot be used ("),
+    (("run", "--profile", "mine", "--device", "tpu"), "device: 'tpu' cannot be used ("),
+    (("run", "--profil", "mine"), "No such option '--profil'."),
+    (("runn",), "No such command 'runn'."),
+    (("status", "--profile", "mine", "--results", "/nowhere"), "results: there is no folder /nowhere"),
+    (("verify", "--profile", "mine", "--results", "/nowhere"), "results: there is no folder /nowhere"),
+    (("export", "--profile", "mine", "--results", "/nowhere"), "results: there is no folder /nowhere"),
+    (("run", "--profile", "mine", "--results", "/proc/sdd"), "results: /proc/sdd/mine cannot be written ("),
+    (
+        ("run", "--profile", "mine", "--results", "/dev/null"),
+        "results: /dev/null/mine cannot be written (Not a directory)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), OPTIONS)
+def test_options(say, arguments, message):
+    assert message in say(*arguments)
+
+
+def test_results_that_are_not_there(say, tmp_path):
+    where = ("--profile", "mine", "--results", str(tmp_path / "runs"))
+    assert say("claims", *where).startswith("1 of 1 runs of mine are not finished (digits-mlp16-sym0.3-vanilla-")
+    assert say("verify", *where) == f"no run of mine is finished in {tmp_path}/runs/mine; run the profile first"
+    assert say("export", *where) == f"no level of mine is trained in {tmp_path}/runs/mine; run the profile first"
+
+
+def test_a_loss_that_is_not_a_number(say, tmp_path):
+    write_profile(tmp_path, profile(settings=MLP | {"lr": 1e30}))
+    (exp,) = load_profile("mine").experiments()
+    said = say(*mine(tmp_path))
+    assert said.startswith(f"{exp.run_id}: TrainingDiverged: {exp.run_id}: loss is nan at level 0, epoch ")
+    assert ", lr 1e+" in said
+    assert pd.read_csv(tmp_path / "runs" / "mine" / exp.run_id / "levels.csv").empty
+    assert not (tmp_path / "runs" / "mine" / exp.run_id / "SHA256SUMS").exists()
+
+
+def rewrite(path, change):
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    change(table).to_csv(path, index=False)
+
+
+TABLES = [
+    (lambda t: t.drop(columns="test_acc"), "column test_acc is missing"),
+    (lambda t: t.replace({"level": {"2": "two"}}), "level: 'two' in line 4 is not a number"),
+    (lambda t: t.assign(val_acc="good"), "val_acc: 'good' in line 2 is not a number"),
+    (lambda t: t.assign(test_acc="81.5"), "test_acc: 81.5 in line 2 is not between 0 and 1"),
+    (lambda t: t.assign(sparsity="0.5"), "sparsity: does not increase from level to level in digits-"),
+    (lambda t: t.iloc[::-1], "level: those of digits-"),
+    (lambda t: t.drop(index=1), "level: those of digits-"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), TABLES)
+def test_tables_of_the_reference(say, tmp_path, monkeypatch, change, message):
+    """In a copy of the committed table, as an editor or a spreadsheet would leave it."""
+    table = tmp_path / "reference" / "mine" / "levels.csv"
+    table.parent.mkdir(parents=True)
+    shutil.copy(REFERENCE / "digits" / "levels.csv", table)
+    rewrite(table, lambda t: change(t[t["run_id"] == t["run_id"][0]]))
+    monkeypatch.setattr("sdd_utils.tables.REFERENCE", tmp_path / "reference")
+    monkeypatch.setattr("sdd_utils.cli.commands.REFERENCE", tmp_path / "reference")
+    assert say("figures").startswith(f"{table}: {message}")
+
+
+def test_tables_that_are_not_tables(say, tmp_path, monkeypatch):
+    table = tmp_path / "reference" / "mine" / "levels.csv"
+    table.parent.mkdir(parents=True)
+    monkeypatch.setattr("sdd_utils.tables.REFERENCE", tmp_path / "reference")
+    monkeypatch.setattr("sdd_utils.cli.commands.REFERENCE", tmp_path / "reference")
+    for content in (b"", b'a,b\n1,2\n"', bytes(range(256))):
+        table.write_bytes(content)
+        assert say("figures").startswith(f"{table}: is not a CSV table: ")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a finished run of each of two experiments that differ in their seed."""
+    folder = tmp_path_factory.mktemp("trained") / "mine"
+    return [run_experiment(exp, folder) for exp in two_experiments()]
+
+
+def two_experiments():
+    return [Experiment.parse(SMALL | {"seed": seed}) for seed in (0, 1)]
+
+
+def flip(path, position):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+def of_another_experiment(run, other):
+    shutil.copy(other / "checkpoint.safetensors", run / "checkpoint.safetensors")
+
+
+def of_another_architecture(run, _):
+    """Its run_id is right and so is its checksum: as good a forgery as can be made."""
+    tensors = load_file(run / "checkpoint.safetensors")
+    tensors["vector"] = tensors["vector"][:100].clone()
+    metadata = {"run_id": run.name, "history": json.dumps({"rows": [], "histograms": [], "segments": []})}
+    save_file(tensors, run / "checkpoint.safetensors", metadata | {"sha256": checkpoints._digest(tensors, metadata)})
+
+
+CHECKPOINTS = {
+    "a byte of a weight": (lambda run, _: flip(run / "checkpoint.safetensors", -100), "differs from its checksum"),
+    "a byte of the header": (lambda run, _: flip(run / "checkpoint.safetensors", 20), "checkpoint"),
+    "cut": (lambda run, _: (run / "checkpoint.safetensors").write_bytes(b"x" * 100), "cannot be read as a checkpoint"),
+    "empty": (lambda run, _: (run / "checkpoint.safetensors").write_bytes(b""), "cannot be read as a checkpoint"),
+    "another experiment's": (of_another_experiment, "is a checkpoint of another experiment, digits-mlp16"),
+    "another architecture's": (of_another_architecture, "is of another architecture: vector is (100,), not ("),
+}
+
+
+@pytest.mark.parametrize("case", CHECKPOINTS)
+def test_checkpoints_are_quarantined_with_the_reason_and_made_again(trained, tmp_path, caplog, case):
+    spoil, message = CHECKPOINTS[case]
+    exp, (good, other) = two_experiments()[0], trained
+    run = tmp_path / "mine" / exp.run_id
+    run.mkdir(parents=True)
+    shutil.copy(good / "checkpoint.safetensors", run)
+    spoil(run, other)
+    run_experiment(exp, tmp_path / "mine")
+    assert message in caplog.text
+    assert "renamed to checkpoint.safetensors.damaged" in caplog.text
+    assert (run / "checkpoint.safetensors.damaged").exists()
+    again, expected = (load_file(r / "checkpoint.safetensors") for r in (run, good))
+    assert all(torch.equal(again[name], expected[name]) for name in expected)
+
+
+FILES = [
+    "levels.csv",
+    "weights.csv",
+    "config.json",
+    "provenance.json",
+    "level-00.safetensors",
+    "checkpoint.safetensors",
+]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("how", ["changed", "missing"])
+def test_a_damaged_result_is_named_and_never_read(say, trained, tmp_path, name, how):
+    shutil.copytree(trained[0].parent, tmp_path / "runs" / "mine")
+    run = tmp_path / "runs" / "mine" / trained[0].name
+    if how == "missing":
+        (run / name).unlink()
+        why = "is missing"
+    else:
+        flip(run / name, 30)
+        why = "differs from its checksum in SHA256SUMS"
+    said = say("export", "--profile", "mine", "--results", str(tmp_path / "runs"))
+    assert said == f"{run / name}: {why}; run the profile again to make it anew"
+
+
+def test_a_list_of_checksums_that_leads_elsewhere_is_not_followed(say, trained, tmp_path):
+    shutil.copytree(trained[0].parent, tmp_path / "runs" / "mine")
+    sums = tmp_path / "runs" / "mine" / trained[0].name / "SHA256SUMS"
+    sums.write_text(integrity._with_checksum([f"{'0' * 64}  ../../../../etc/passwd"]))
+    said = say("export", "--profile", "mine", "--results", str(tmp_path / "runs"))
+    assert said.startswith(f"{sums}: ")
+    assert "names files outside of its folder" in said

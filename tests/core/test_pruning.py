@@ -1,0 +1,185 @@
+import pytest
+import torch
+from conftest import SMALL_VIT
+from torch import nn
+from torch.nn.utils import prune as torchs
+
+from sdd_utils.data import load
+from sdd_utils.errors import ConfigError
+from sdd_utils.evaluation import predict
+from sdd_utils.models import build_model
+from sdd_utils.pruning import check_levels, kept, new_network, prune, rewind
+from sdd_utils.training import make_optimizer
+
+NO_DATA = None
+"""Magnitude looks at none."""
+
+
+@pytest.fixture(params=["mlp", "resnet18", "vgg_like", "vit"])
+def exp(request, small):
+    if request.param == "vit":
+        return small(SMALL_VIT)
+    return small(arch=request.param, width=8)
+
+
+def test_sparsity_follows_the_formula_to_one_weight(exp):
+    net = new_network(exp)
+    total = len(net.mask)
+    for level in range(1, 31):
+        prune(net, exp, level, NO_DATA)
+        assert abs(net.remaining - total * 0.8**level) <= 0.5
+        assert net.sparsity == 1 - net.remaining / total
+
+
+def test_a_level_removes_what_torchs_own_global_pruning_removes(exp):
+    net = new_network(exp)
+    prune(net, exp, 1, NO_DATA)
+    model = build_model(exp)
+    layers = [dict(model.named_modules())[name] for name in net.layers]
+    torchs.global_unstructured([(layer, "weight") for layer in layers], torchs.L1Unstructured, amount=0.2)
+    assert torch.equal(net.mask, torch.cat([layer.weight_mask.flatten() for layer in layers]))
+
+
+def test_pruned_weights_stay_pruned(small):
+    exp = small(prune_share=0.3)
+    net = new_network(exp)
+    before = net.mask.clone()
+    for level in range(1, 10):
+        net.vector.data.normal_()  # whatever training did
+        net.apply_mask()
+        prune(net, exp, level, NO_DATA)
+        assert (net.mask <= before).all()
+        before = net.mask.clone()
+
+
+def test_equal_magnitudes_fall_in_the_order_of_the_vector(small):
+    exp = small(prune_share=0.25)
+    net = new_network(exp)
+    net.vector.data.fill_(0.5)
+    prune(net, exp, 1, NO_DATA)
+    cut = len(net.mask) - net.remaining
+    assert not net.mask[:cut].any()
+    assert net.mask[cut:].all()
+
+
+def test_weights_that_have_decayed_to_zero_are_pruned_no_faster(small):
+    """They are as small as the pruned ones, and more of them than the level removes."""
+    exp = small()
+    net = new_network(exp)
+    prune(net, exp, 1, NO_DATA)
+    net.weights[net.mask.nonzero()[::2]] = 0
+    prune(net, exp, 2, NO_DATA)
+    assert net.remaining == kept(net, exp, 2) == round(0.8**2 * len(net.mask))
+
+
+def test_a_level_that_would_remove_nothing_is_refused_with_all_before_it_allowed(small):
+    net = new_network(small())  # 1,440 weights: halved ten times, one is left, and 0.7 are one as well
+    check_levels(net, small(levels=10, prune_share=0.5))
+    with pytest.raises(ConfigError, match="levels: after 10 of 11 there is hardly anything left to prune: 1 of 1440"):
+        check_levels(net, small(levels=11, prune_share=0.5))
+
+
+def test_the_density_of_a_layer_is_the_share_of_its_weights_that_survive(exp):
+    net = new_network(exp)
+    first, *others = net.layers
+    net.mask[: net.sizes[0] // 4] = 0
+    density = net.layer_density()
+    assert density.pop(first) == pytest.approx(1 - net.sizes[0] // 4 / net.sizes[0])
+    assert density == dict.fromkeys(others, 1.0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.5}])
+def test_a_pruned_weight_is_exactly_zero_after_every_step(exp, settings):
+    """Momentum and weight decay move pruned weights too; the model must never see it."""
+    data = load(exp)
+    exp = exp.model_copy(update={"prune_share": 0.5} | settings)
+    net = new_network(exp)
+    optimizer, _ = make_optimizer(net, exp)
+    images, labels = data.train.normalise(data.train.images[:50]), data.train.labels[:50]
+    for step in range(6):
+        if step in (2, 4):  # prune in the middle, when the momentum of the pruned weights is not zero
+            prune(net, exp, step, data)
+        net.backward(nn.functional.cross_entropy(net.model(images), labels))
+        optimizer.step()
+        net.apply_mask()
+        weights = torch.cat([layer.weight.detach().flatten() for layer in net.layers.values()])
+        assert not weights[net.mask == 0].any()
+    assert net.weights[net.mask == 1].all()
+
+
+def test_the_models_parameters_are_views_of_the_vector(exp):
+    net = new_network(exp)
+    assert sum(p.numel() for p in net.model.parameters()) == len(net.vector)
+    net.vector.data.zero_()
+    assert all(not p.detach().any() for p in net.model.parameters())
+
+
+def test_flattening_does_not_change_the_function(exp):
+    data = load(exp)
+    plain = build_model(exp)
+    expected = predict(plain, data.test)
+    assert torch.equal(predict(new_network(exp).model, data.test), expected)
+
+
+def test_a_saved_state_restores_weights_mask_and_statistics(exp):
+    data = load(exp)
+    net, other = new_network(exp), new_network(exp.model_copy(update={"seed": 5}))
+    net.model.train()
+    net.model(data.train.normalise(data.train.images))  # moves the batch-norm statistics
+    prune(net, exp, 3, data)
+    other.load_state(net.state())
+    assert torch.equal(other.mask, net.mask)
+    assert torch.equal(predict(other.model, data.test), predict(net.model, data.test))
+
+
+def test_only_linear_layers_of_a_vit_are_pruned_and_convolutions_elsewhere_too(small):
+    vit = new_network(small(SMALL_VIT))
+    assert {type(layer) for layer in vit.layers.values()} == {nn.Linear}
+    resnet = new_network(small(arch="resnet18", width=4))
+    assert {type(layer) for layer in resnet.layers.values()} == {nn.Conv2d, nn.Linear}
+
+
+def test_parameter_counts_at_the_papers_size(small):
+    # ResNet-18, 3×3 stem, width 64, 10 classes. Convolutions: stem 3·64·9 = 1,728; stage 1: 4·64²·9 = 147,456; stages
+    # 2 to 4, with c the width before: 9·(c·2c + 3·(2c)²) + c·2c = 128c², times 64² + 128² + 256² = 86,016 → 11,010,048.
+    # Linear 5,120 + 10 biases. Batch norm: 2·(64 + 4·64 + 5·(128 + 256 + 512)) = 9,600.
+    resnet = new_network(small(arch="resnet18", width=64, dataset="cifar10"))
+    assert len(resnet.mask) == 1_728 + 147_456 + 11_010_048 + 5_120
+    assert len(resnet.vector) == len(resnet.mask) + 10 + 9_600
+    # ViT. A block: qkv 3·512², projection 512², MLP 2·512², together 1,572,864 weights, and biases 512 + 512 + 512,
+    # norms 4·512. Patches 3·16·512 + 512, class token 512, 65 positions of 512, final norm 1,024, head 5,120 + 10.
+    shape = {"patch": 4, "depth": 6, "heads": 8, "mlp_width": 512}
+    vit = new_network(small(SMALL_VIT, width=512, vit=shape, dataset="cifar10"))
+    assert len(vit.mask) == 6 * 1_572_864 + 5_120
+    assert len(vit.vector) == len(vit.mask) + 6 * 7 * 512 + 24_576 + 512 + 512 + 65 * 512 + 1_024 + 10
+    # VGG-like, width 32: 9·(3·32 + 32²) + 9·(c·2c + (2c)²) for c = 32, 64, 128, 256 (54c²) = 10,080 + 54·87,040 =
+    # 4,710,240; linear 512·49·10. Biases: 2·992 of the convolutions, 10 of the linear layer. Batch norm: 2·2·992.
+    vgg = new_network(small(arch="vgg_like", width=32, dataset="cifar10"))
+    assert len(vgg.mask) == 4_710_240 + 250_880
+    assert len(vgg.vector) == len(vgg.mask) + 1_984 + 10 + 3_968
+
+
+def test_spread_is_what_vggs_adaptive_pooling_does_to_maps_of_one_pixel(small):
+    (spread,) = (m for m in build_model(small(arch="vgg_like", width=4)).modules() if type(m).__name__ == "Spread")
+    maps = torch.randn(2, 5, 1, 1)
+    assert torch.equal(spread(maps), nn.AdaptiveAvgPool2d(7)(maps))
+
+
+def test_a_rewound_network_keeps_the_mask_and_has_the_weights_that_retrain_says(small):
+    def rewound(retrain, level):
+        exp = small(retrain=retrain)
+        net = new_network(exp)
+        net.vector.data.add_(1.0)  # as if it had been trained
+        prune(net, exp, level, NO_DATA)
+        again = rewind(net, exp, level)
+        assert torch.equal(again.mask, net.mask)
+        assert not again.weights[~again.mask.bool()].any()
+        return net, again, again.mask.bool()
+
+    trained, again, _ = rewound("lr", 2)
+    assert again is trained
+    _, again, left = rewound("init", 2)
+    assert torch.equal(again.weights[left], new_network(small()).weights[left])
+    drawn = [rewound("random", level)[1].vector[-10:] for level in (1, 2)]  # the last biases, which are never pruned
+    assert not torch.equal(*drawn)
+    assert torch.equal(drawn[1], new_network(small(), draw=2).vector[-10:])

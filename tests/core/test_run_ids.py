@@ -1,0 +1,33 @@
+"""The names of all runs of all profiles, frozen: committed results and what is trained already are found by them."""
+
+import hashlib
+
+import pytest
+
+from sdd_utils.profiles import PROFILES, load_profile
+
+FROZEN = {
+    "cifar10-short": (24, "82b9370eea58b0b8"),
+    "cifar10-small": (50, "10af6050c9f217b0"),
+    "cifar10-small-vit": (15, "b6767ad02bde26f5"),
+    "cifar10-tiny": (9, "46fcbe863d42971f"),
+    "cifar10n-tiny": (9, "76f6e11e660aeba8"),
+    "digits": (71, "e838bc1e895f4cdc"),
+    "digits-full": (175, "18cc9f494b0a5429"),
+    "digits-tau-alpha": (432, "448d29b7026b4d5e"),
+    "digits-tune": (57, "45db7c7ee01e38ba"),
+    "paper": (315, "16ff23a7613a4453"),
+    "smoke": (23, "76ee02481323e7ca"),
+}
+"""How many runs each profile has, and the first digits of the SHA-256 sum of their run_ids, one a line, in order."""
+
+
+def test_every_profile_is_frozen():
+    assert {path.stem for path in PROFILES.glob("*.yaml")} == set(FROZEN)
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_no_change_of_the_code_renames_a_run(name):
+    run_ids = [exp.run_id for exp in load_profile(name).experiments()]
+    digest = hashlib.sha256("\n".join(run_ids).encode()).hexdigest()
+    assert (len(run_ids), digest[:16]) == FROZEN[name]

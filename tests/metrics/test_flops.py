@@ -1,0 +1,82 @@
+import pytest
+from conftest import SMALL_VIT
+from torch import nn
+
+from sdd_utils.metrics.flops import FlopCount, flop_count, level_flops
+from sdd_utils.pruning import new_network, prune
+
+
+def test_flops_of_an_mlp_are_those_counted_by_hand(small):
+    # Width 16: 64·16, 16·16 and 16·10 weights, two FLOPs each forward; backward the same again for the weights' and
+    # for the inputs' gradients, but none for the images.
+    first, rest = 2 * 64 * 16, 2 * (16 * 16 + 16 * 10)
+    assert flop_count(small()).forward == first + rest
+    assert flop_count(small()).step == 2 * first + 3 * rest
+
+
+def test_flops_of_a_convolution_are_those_counted_by_hand(small):
+    # ResNet-18's stem at width 4: 3×3 kernels, one channel to four, on 8×8 pixels. Backward adds the weights' gradient.
+    flops = flop_count(small(arch="resnet18", width=4))
+    stem = 2 * 8 * 8 * 4 * 9
+    empty_stem = {name: float(name != "0") for name in flops._step_layers}
+    assert flops.forward - flops.inference(empty_stem) == stem
+    assert flops.step - flops.training(empty_stem) == 2 * stem
+
+
+def test_flops_of_a_convolutional_network_are_those_counted_by_hand(small):
+    # VGG-like, width 2, on 8×8 pixels of one channel: ten 3×3 convolutions, a pool that halves after every second one
+    # (8, 4, 2, 1, 1 pixels a side), then 7·7 copies of 32 channels to 10 classes. Two FLOPs a weight and pixel forward,
+    # twice that backward, but for the first convolution, whose input needs no gradient.
+    channels = [1, 2, 2, 4, 4, 8, 8, 16, 16, 32, 32]
+    sides = [8, 8, 4, 4, 2, 2, 1, 1, 1, 1]
+    convolutions = [2 * 9 * channels[i] * channels[i + 1] * side**2 for i, side in enumerate(sides)]
+    linear = 2 * 32 * 49 * 10
+    flops = flop_count(small(arch="vgg_like", width=2))
+    assert flops.forward == sum(convolutions) + linear
+    assert flops.step == 2 * convolutions[0] + 3 * (sum(convolutions[1:]) + linear)
+
+
+def test_flops_of_grouped_convolutions_are_those_counted_by_hand(small, monkeypatch):
+    # 3×3 kernels on 8×8 pixels: one channel to eight, then each of the eight by itself; then 512 numbers to 10 classes.
+    layers = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Flatten(), nn.Linear(512, 10)
+    monkeypatch.setattr("sdd_utils.metrics.flops.build_model", lambda _: nn.Sequential(*layers))
+    flops, convolution = FlopCount(small()), 2 * 8 * 8 * 8 * 9
+    assert flops.forward == 2 * convolution + 2 * 512 * 10
+    assert flops.step == 5 * convolution + 3 * 2 * 512 * 10
+    assert flops.training(dict.fromkeys(flops._step_layers, 0.0)) == 0
+
+
+def test_attention_is_counted(small):
+    # Depth 1, width 16, five tokens: the two products of attention are 2·5·5·16 each; forward only.
+    flops = flop_count(small(SMALL_VIT))
+    nothing_left = dict.fromkeys(flops._forward_layers, 0.0)
+    patches = 2 * 4 * 16 * 16  # the convolution that embeds four patches of 16 pixels; it is not pruned
+    assert flops.inference(nothing_left) == patches + 2 * 2 * 5 * 5 * 16
+
+
+def test_sparse_flops_scale_with_the_surviving_weights(small):
+    flops = flop_count(small())
+    half = dict.fromkeys(flops._step_layers, 0.5)
+    assert flops.training(half) == flops.step / 2
+    assert flops.training(dict.fromkeys(half, 1.0)) == flops.step
+
+
+@pytest.mark.parametrize("arch", ["mlp", "resnet18", "vgg_like"])
+def test_without_weights_nothing_is_left_to_compute(small, arch):
+    flops = flop_count(small(arch=arch, width=4))
+    nothing_left = dict.fromkeys(flops._step_layers, 0.0)
+    assert flops.training(nothing_left) == 0
+    assert flops.inference(nothing_left) == 0
+
+
+def test_a_distilled_level_counts_its_teachers_passes(small, student):
+    plain, taught = small(), student()
+    net, teacher = new_network(plain), new_network(plain)
+    prune(teacher, small(prune_share=0.5), 1, data=None)
+    dense, half = net.layer_density(), teacher.layer_density()
+    alone, together = level_flops(plain, dense, None), level_flops(taught, dense, half)
+    forward = flop_count(plain).forward
+    assert together["train_flops"] - alone["train_flops"] == 800 * forward  # one pass serves all epochs
+    assert together["train_flops_sparse"] - alone["train_flops_sparse"] == pytest.approx(400 * forward, rel=0.2)
+    augmented = level_flops(student(crop_padding=1), dense, half)
+    assert augmented["train_flops"] - alone["train_flops"] == 2 * 800 * forward

@@ -1,0 +1,80 @@
+"""What profiles lack, figures and notebooks leave out; what they show can be read."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up import FLAT, one_dip, table
+from matplotlib import pyplot as plt
+
+from sdd_utils.analysis.claims import claims_table
+from sdd_utils.plots import figures, tuning
+from sdd_utils.profiles import load_profile, notebooks_of
+from sdd_utils.tables import load_levels
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def levels():
+    return load_levels("digits")
+
+
+def test_without_wrong_labels_none_are_memorised(levels):
+    setting = {"arch": "mlp", "noise_rate": 0.3}
+    _, below = figures.tour(levels, **setting).axes
+    _, clean = figures.tour(levels.assign(memorised=np.nan), **setting).axes
+    assert (len(below.lines), len(clean.lines)) == (2, 1)
+
+
+@pytest.mark.parametrize("figure", [figures.baseline, figures.l2_sweep, figures.distillation])
+def test_curves_that_cannot_be_told_apart_are_not_drawn_as_their_mean(levels, figure):
+    with pytest.raises(ValueError, match="the same seed and level occur twice"):
+        figure(pd.concat([levels, levels], ignore_index=True))
+
+
+def test_an_architecture_that_is_not_known_here_is_drawn_like_the_others_by_its_own_name(levels):
+    mine = levels.assign(arch=levels["arch"].replace("mlp", "mobilenet"))
+    assert [ax.get_title() for ax in figures.baseline(mine).axes] == ["ResNet-18", "ViT", "mobilenet"]
+    statements = claims_table(mine)["statement"]
+    assert statements.str.startswith("mobilenet, ε = 0.3: ").sum() == statements.str.startswith("ViT, ε = 0.3: ").sum()
+
+
+def test_curves_that_keep_more_than_a_tenth_have_no_frontier(levels):
+    assert any(ax.collections for ax in figures.frontier(levels).axes)
+    assert not any(ax.collections for ax in figures.frontier(levels.query("level <= 8")).axes)
+
+
+def test_a_profile_without_students_is_spared_the_notebooks_about_them():
+    profile = load_profile("digits")
+    plain = {name: plan.model_copy(update={"distillation": []}) for name, plan in profile.architectures.items()}
+    missing = {*notebooks_of(profile)} - {*notebooks_of(profile.model_copy(update={"architectures": plain}))}
+    assert missing == {"03_distillation", "04_cost"}
+    assert notebooks_of(load_profile("digits-tau-alpha")) == ["06_tau_alpha"]
+
+
+def test_legends_lie_below_the_curves():
+    """Where all curves run high, as those of few seeds on CIFAR do, the axis goes lower."""
+    fig = figures.cure(load_levels("cifar10-small"), "resnet18", 0.5)
+    fig.canvas.draw()
+    (ax,) = fig.axes
+    legend = ax.get_legend().get_window_extent()
+    dots = [dot for line in ax.lines for dot in ax.transData.transform(line.get_xydata())]
+    assert legend.count_contains(dots) == 0
+
+
+def test_bad_teachers_are_drawn_beside_good_ones_at_their_own_setting():
+    def student(teacher, temperature, alpha):
+        kd = {"method": "kd", "teacher": teacher, "temperature": temperature, "alpha": alpha}
+        return [table(FLAT + 0.01 * seed, seed, **kd) for seed in range(2)]
+
+    students = [("dense", 1.0, 0.2), ("dense", 2.0, 0.8), ("critical", 2.0, 0.8)]
+    plain = [table(one_dip() + 0.01 * seed, seed, method="vanilla") for seed in range(2)]
+    study = pd.concat([*plain, *(part for kd in students for part in student(*kd))], ignore_index=True)
+    (ax,) = (ax for ax in tuning.bad_teachers(study).axes if ax.get_visible())
+    shown = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert shown == ["vanilla", "dense teacher", "critical teacher"]
+    assert set(tuning.figures(study)) == {"rebound", "sweet", "kept", "bad_teachers"}

@@ -1,0 +1,224 @@
+"""What is on disk is whole, checked before it is read, and quarantined rather than deleted."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+
+import sdd_utils
+from sdd_utils import pruning_loop
+from sdd_utils.errors import Damaged, NoSpace, TeacherMissing
+from sdd_utils.files import write_bytes, write_csv
+from sdd_utils.runner.integrity import SUMS, finalise, is_final, quarantine, verify
+from sdd_utils.runner.run import run_experiment
+
+
+def test_a_kill_while_writing_leaves_the_old_file_and_the_next_run_cleans_up(tmp_path, monkeypatch, small):
+    path = tmp_path / "a.csv"
+    write_bytes(path, b"old")
+    with monkeypatch.context() as patch:
+
+        def killed(*_):
+            raise SystemExit
+
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(SystemExit):
+            write_bytes(path, b"new")
+    assert path.read_bytes() == b"old"
+    run = run_experiment(small(levels=1), tmp_path / "p")
+    (run / SUMS).unlink()
+    (run / ".levels.csv.123").write_text("half")
+    run_experiment(small(levels=1), tmp_path / "p")
+    assert not list(run.glob(".*"))
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_says_what_is_needed_and_where_and_leaves_nothing_half(tmp_path, monkeypatch, code):
+    def full(_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(NoSpace, match=rf"{tmp_path}: no space left: a\.csv needs 3\.00 MB, .* MB are free") as error:
+        write_bytes(tmp_path / "a.csv", b"0" * 3_000_000)
+    assert "--results" in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
+    (tmp_path / "a.csv").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_bytes(tmp_path / "a.csv", b"x")
+
+
+def test_what_is_quarantined_is_never_overwritten(tmp_path):
+    for text in ("one", "two", "three"):
+        (tmp_path / "a.csv").write_text(text)
+        quarantine(tmp_path / "a.csv", "is wrong")
+    aside = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert aside == {"a.csv.damaged": "one", "a.csv.damaged-2": "two", "a.csv.damaged-3": "three"}
+
+
+def test_the_checksums_are_what_coreutils_read(tmp_path):
+    for name in ("a.csv", "b.csv"):
+        write_csv(tmp_path / name, pd.DataFrame({"x": [1]}))
+    finalise(tmp_path)
+    assert is_final(tmp_path)
+    assert verify(tmp_path) == {}
+    if shutil.which("sha256sum"):
+        assert subprocess.run(["sha256sum", "--check", "--quiet", SUMS], cwd=tmp_path).returncode == 0
+    (tmp_path / "a.csv").write_text("x\n2\n")
+    assert verify(tmp_path) == {"a.csv": f"differs from its checksum in {SUMS}"}
+    (tmp_path / "b.csv").unlink()
+    assert not is_final(tmp_path)
+
+
+def test_no_temporary_or_damaged_file_is_among_the_checksums(tmp_path):
+    for name in ("a.csv", ".a.csv.77", "b.csv.damaged"):
+        (tmp_path / name).write_text("x")
+    finalise(tmp_path)
+    names = [line.split("  ")[1] for line in (tmp_path / SUMS).read_text().splitlines() if line[0] != "#"]
+    assert names == ["a.csv"]
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    from conftest import SMALL
+
+    from sdd_utils.config import Experiment
+
+    exp = Experiment.parse(SMALL)
+    return exp, run_experiment(exp, tmp_path_factory.mktemp("whole") / "p")
+
+
+FILES = ["levels.csv", "weights.csv", "emissions.csv", "config.json", "provenance.json", "checkpoint.safetensors", SUMS]
+
+
+@pytest.mark.parametrize("name", [*FILES, "level-00.safetensors", "last level"])
+@pytest.mark.parametrize("how", ["cut", "changed", "removed"])
+def test_a_damaged_file_of_a_finished_run_is_made_again_as_it_was(finished_run, tmp_path, caplog, name, how):
+    exp, whole = finished_run
+    run = tmp_path / "p" / exp.run_id
+    shutil.copytree(whole, run)
+    path = max(run.glob("level-*")) if name == "last level" else run / name
+    content = path.read_bytes()
+    path.unlink()
+    if how != "removed":
+        path.write_bytes(content[: len(content) // 2] if how == "cut" else b"#" + content[1:])
+    run_experiment(exp, tmp_path / "p")
+    if (name, how) != (SUMS, "removed"):
+        assert path.name in caplog.text
+        assert (how == "removed") != path.with_name(f"{path.name}.damaged").exists()
+    assert is_final(run)
+    assert not verify(run)
+    assert (run / "weights.csv").read_bytes() == (whole / "weights.csv").read_bytes()
+    for file in whole.glob("*.safetensors"):
+        expected, again = load_file(file), load_file(run / file.name)
+        assert all(again[key].equal(expected[key]) for key in expected)
+    columns = ["level", "sparsity", "train_loss", "test_acc", "memorised"]
+    tables = [pd.read_csv(folder / "levels.csv")[columns] for folder in (run, whole)]
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+def test_tables_are_made_again_without_training(finished_run, tmp_path, monkeypatch):
+    exp, whole = finished_run
+    run = tmp_path / "p" / exp.run_id
+    shutil.copytree(whole, run)
+    for name in ("levels.csv", "weights.csv", "emissions.csv"):
+        (run / name).write_text("nonsense")
+    monkeypatch.setattr(pruning_loop, "train_level", lambda *args: pytest.fail("trained again"))
+    run_experiment(exp, tmp_path / "p")
+    for name in ("levels.csv", "weights.csv", "emissions.csv"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_an_unfinished_run_goes_back_no_further_than_its_last_sound_level(small, tmp_path, monkeypatch, caplog):
+    trained = []
+    train = pruning_loop.train_level
+
+    def spy(net, data, exp, level, *more):
+        trained.append(level)
+        if level == 4 and len(trained) == 5:
+            raise KeyboardInterrupt
+        train(net, data, exp, level, *more)
+
+    monkeypatch.setattr(pruning_loop, "train_level", spy)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(small(), tmp_path)
+    run = tmp_path / small().run_id
+    path = run / "level-03.safetensors"  # the same file as the checkpoint, by another name
+    path.write_bytes(path.read_bytes()[:-1])
+    run_experiment(small(), tmp_path)
+    assert trained == [0, 1, 2, 3, 4, 3, 4]
+    assert "checkpoint.safetensors: " in caplog.text
+
+
+def test_a_student_does_not_learn_from_a_damaged_teacher(student, tmp_path):
+    exp = student("sparse")
+    with pytest.raises(TeacherMissing):
+        run_experiment(exp, tmp_path)
+    teacher = run_experiment(exp.teacher.experiment, tmp_path)
+    table = pd.read_csv(teacher / "levels.csv").assign(val_acc=0.5)
+    table.to_csv(teacher / "levels.csv", index=False)
+    with pytest.raises(Damaged, match=r"its teacher cannot be used: .*levels\.csv differs from its checksum"):
+        run_experiment(exp, tmp_path)
+
+
+def test_nothing_on_disk_is_a_pickle():
+    """safetensors, JSON and CSV only; CIFAR-N, which is a pickle, goes through the reader that builds arrays alone.
+
+    What a worker of a cluster is to call comes pickled over Ray's wire, which is not a disk.
+    """
+    source = "".join(path.read_text() for path in sorted(Path(sdd_utils.__file__).parent.rglob("*.py")))
+    source = source.replace("torch.load(path, weights_only=True)", "").replace("pickle.loads(call)", "")
+    for call in ("torch.load(", "pickle.load", "pd.read_pickle", "joblib.load", "np.load(", "yaml.unsafe", "yaml.full"):
+        assert call not in source
+
+
+def test_power_lost_between_any_two_writes_costs_nothing_that_was_finished(small, tmp_path):
+    """Kill a run after each of its renames in turn, which are the only moments at which anything on disk changes."""
+    exp = small(levels=1)
+    whole = run_experiment(exp, tmp_path / "whole" / "p")
+    for n in range(1, 40):
+        pid = os.fork()
+        if pid == 0:
+            replace, done = os.replace, 0
+
+            def counted(*args, replace=replace, n=n):
+                nonlocal done
+                replace(*args)
+                done += 1
+                if done == n:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            os.replace = counted
+            run_experiment(exp, tmp_path / f"cut{n}" / "p")
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        again = run_experiment(exp, tmp_path / f"cut{n}" / "p")
+        for file in whole.glob("*.safetensors"):
+            expected, found = load_file(file), load_file(again / file.name)
+            assert all(found[key].equal(expected[key]) for key in expected)
+        if status == 0:
+            break
+    assert 10 < n < 39
+
+
+def test_a_lock_that_is_not_refreshed_is_free(tmp_path, monkeypatch):
+    from sdd_utils.runner import locks
+
+    monkeypatch.setattr(locks, "LEASE_SECONDS", 0.5)
+    path = tmp_path / "locks" / "run.lock"
+    path.parent.mkdir()
+    path.write_text("filelock/2\npid=1\nhost=elsewhere\nmode=lease\ntoken=00\nduration=0.5\n")
+    lock = locks.lease(tmp_path / "run")
+    assert not locks.try_acquire(lock)
+    time.sleep(0.7)
+    assert locks.try_acquire(lock)
+    lock.release()

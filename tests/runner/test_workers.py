@@ -1,0 +1,69 @@
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from sdd_utils.errors import ConfigError
+from sdd_utils.metrics.energy import AT_A_TIME, ON_ONE_GPU
+from sdd_utils.runner import workers
+
+SIGNALLED = """
+import psutil, signal
+from sdd_utils.runner import workers
+
+if __name__ == "__main__":
+    workers._warm_up = dict  # the imports: it takes seconds and has no part in this
+    executor = workers.local_workers(2)
+    helpers = psutil.Process().children(recursive=True)  # workers, just started, and the trackers of their resources
+    for helper in helpers:
+        for number in workers.SIGNALS:
+            helper.send_signal(number)
+    done = [executor.submit(abs, number).result() for number in (-1, -2, -3)]
+    print(len(helpers), done, sum(helper.is_running() for helper in helpers))
+    executor.stop()
+"""
+
+
+def test_signals_to_every_process_beside_the_sweep_end_none(tmp_path):
+    (tmp_path / "script.py").write_text(SIGNALLED)
+    run = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=100)
+    assert run.stdout == "4 [1, 2, 3] 4\n", run.stderr
+    # Of a tracker that a signal ended its heir says so. (That loky forgot to tell one of a semaphore is no matter.)
+    assert "died" not in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_two_experiments_on_each_of_two_gpus_see_their_own_alone(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    monkeypatch.setattr(workers, "_warm_up", dict)
+    hands = workers.local_workers(device="cuda", gpu_share=0.5)
+    seen = [hands.submit(_where, 0.3) for _ in range(4)]
+    try:
+        assert hands.slots() == 4
+        assert sorted(future.result() for future in seen) == [("3", "4", "2")] * 2 + [("5", "4", "2")] * 2
+    finally:
+        hands.stop()
+
+
+def _where(seconds):
+    time.sleep(seconds)
+    return tuple(os.environ[name] for name in ("CUDA_VISIBLE_DEVICES", AT_A_TIME, ON_ONE_GPU))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((None, "cpu", 0.5), "gpu-share: 0.5 was given, but the device is cpu"),
+        ((None, "cuda", 0.0), "gpu-share: should be more than 0 and at most 1 (got 0)"),
+        ((None, "cuda", 2.0), "gpu-share: should be more than 0 and at most 1 (got 2)"),
+        ((3, "cuda", None), "workers: 3 cannot be shared out evenly among 2 GPUs"),
+        ((4, "cuda", 0.5), "workers: 4 and gpu-share 0.5 say the same thing twice; give one of them"),
+    ],
+)
+def test_what_cannot_be_shared_out_is_refused(monkeypatch, given, said):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(ConfigError) as error:
+        workers.local_workers(*given)
+    assert str(error.value) == said

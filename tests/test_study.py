@@ -1,0 +1,117 @@
+"""A profile as a notebook uses it: what is trained, what is read, what is refused."""
+
+import pytest
+import yaml
+from conftest import SMALL
+
+from sdd_utils.errors import ConfigError, ResultsMissing, SweepStopped, TrainingStopped
+from sdd_utils.plots import distillation
+from sdd_utils.study import Study, save_figures
+from sdd_utils.tables import FIGURES
+
+
+def a_profile(home, name="mine", **mlp):
+    """A profile like digits, as small as possible, in a home of its own."""
+    settings = {**SMALL, "levels": 2, "prune_share": 0.9, "milestones": [0.5]}
+    settings = {key: value for key, value in settings.items() if key not in ("arch", "noise_rate")}
+    plan = {"settings": settings, "seeds": 2, "noise_rates": [0.3]} | mlp
+    content = {"profile": name, "about": "", "tour": {"arch": "mlp", "noise_rate": 0.3}, "base": {}}
+    (home / "profiles" / f"{name}.yaml").write_text(yaml.safe_dump(content | {"architectures": {"mlp": plan}}))
+    return name
+
+
+DISTILLED = {"noise_rates": [0.3], "teachers": ["sparse", "dense"], "temperatures": [2], "alphas": [0.8]}
+
+
+def test_a_study_trains_what_it_is_asked_for_and_the_teachers_of_it(home):
+    study = Study(a_profile(home, l2={"noise_rates": [0.3], "weight_decays": [0.02]}, distillation=DISTILLED), home)
+    assert study.experiments()["levels"].tolist() == ["0/6"] * 4
+    levels = study.run("dense")
+    assert set(levels["teacher"]) == {"dense"}
+    assert len(levels) == 2 * 3
+    assert dict(zip(study.experiments()["teacher"], study.experiments()["levels"], strict=False)) == {
+        "": "0/6",
+        "sparse": "0/6",
+        "dense": "6/6",
+    }
+    assert study.experiments("vanilla")["levels"].tolist() == ["6/6"]
+    before = {path: path.stat().st_mtime_ns for path in home.rglob("levels.csv")}
+    assert set(study.run("vanilla", "kd")["method"]) == {"vanilla", "kd"}
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_budget_saves_and_the_same_cell_goes_on(home):
+    study = Study(a_profile(home), home)
+    with pytest.raises(TrainingStopped, match=r"Stopped: the time budget of 0.001 s is used up.*run the same again"):
+        study.run("vanilla", time_budget="1ms")
+    with pytest.raises(ResultsMissing, match=r"2 of 2 runs of mine are not finished \(digits-mlp16"):
+        study.levels()
+    assert len(study.run("vanilla", time_budget="1h")) == 2 * 3
+
+
+def test_a_run_that_fails_is_named(home, monkeypatch):
+    def fail(*_):
+        raise ValueError("no such luck")
+
+    monkeypatch.setattr("sdd_utils.runner.run.iterative_pruning", fail)
+    with pytest.raises(SweepStopped, match=r"digits-mlp16-sym0\.3-vanilla.*: ValueError: no such luck"):
+        Study(a_profile(home), home).run()
+
+
+def test_errors_are_shown_in_a_notebook_without_a_traceback():
+    assert TrainingStopped("why")._render_traceback_() == ["TrainingStopped: why"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"results": "refrence"}, 'results: should be "reference", "runs" or a path'),
+        ({"profile": "digit"}, "profile: there is no 'digit'; known are"),
+        ({"profile": 2024}, "profile: there is no 2024; known are"),
+        ({"dataset": "mnist"}, "dataset: there is no 'mnist' in digits; there are digits"),
+    ],
+)
+def test_what_is_not_there_is_refused_by_name(settings, said):
+    with pytest.raises(ConfigError, match=said):
+        Study(**settings)
+
+
+def test_a_method_that_is_none_is_refused_by_name():
+    with pytest.raises(ConfigError, match="methods: there is no 'vanila'; there are"):
+        Study("digits").run("vanila")
+
+
+def test_the_reference_is_read_and_nothing_is_trained(monkeypatch, tmp_path):
+    monkeypatch.setattr("sdd_utils.runner.sweep.train", lambda *_, **__: pytest.fail("it trains"))
+    study = Study("digits")
+    levels = study.run("vanilla", "kd")
+    assert set(levels["method"]) == {"vanilla", "kd"}
+    assert study.save(distillation(levels), "distillation") == []
+    there = study.experiments("kd")
+    assert there["levels"].tolist() == [f"{30 * runs}/{30 * runs}" for runs in there["runs"]]
+    assert (there["minutes"] > 0).all()
+
+
+def test_the_figures_of_a_reference_are_the_committed_ones_by_name(tmp_path):
+    written = save_figures("cifar10n-tiny", tmp_path)
+    assert {path.name for path in written} == {path.name for path in (FIGURES / "cifar10n-tiny").iterdir()}
+
+
+def test_a_grid_of_tau_and_alpha_is_a_study_of_its_own(home):
+    grid = DISTILLED | {"temperatures": [1, 2], "alphas": [0.5, 1.0]}
+    bad = DISTILLED | {"teachers": ["critical", "undertrained"], "undertrained": {"epochs": 1, "levels": 0}}
+    study = Study(a_profile(home, "tuning", distillation=[grid, bad | {"alphas": [0.5]}]), home)
+    assert study.run()["run_id"].nunique() == 2 * (1 + 8 + 2)
+    assert set(study.figures()) == {"rebound", "sweet", "kept", "bad_teachers"}
+
+
+def test_a_regulariser_is_a_method_of_its_own(home):
+    plan = {"variants": [{"noise_rates": [0.3], "settings": {"regulariser": "l1", "strength": 1e-4}}]}
+    levels = Study(a_profile(home, **plan), home).run()
+    assert set(levels["method"]) == {"vanilla", "l1"}
+
+
+def test_curves_that_nothing_tells_apart_are_refused_before_training(home):
+    plan = {"variants": [{"noise_rates": [0.3], "settings": {"retrain": "init"}}]}
+    with pytest.raises(ConfigError, match=r"mine: architectures\.mlp: two vanilla curves at ε = 0\.3 and λ = 0\.0001"):
+        Study(a_profile(home, **plan), home)

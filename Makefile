@@ -72,7 +72,7 @@ notebooks: $(READY) ## execute the committed notebooks in place, on the committe
 	$(RUN) nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 reference: $(READY) ## make this machine's finished runs of PROFILE the committed reference (ONLY=seed=0: add these to it)
-	$(RUN) sdd_utils publish --profile $(PROFILE) $(if $(ONLY),--only $(ONLY))
+	$(VENV)/bin/python scripts/publish.py --profile $(PROFILE) $(if $(ONLY),--only $(ONLY))
 
 faults: $(READY) ## disturb N (default: 200) real sweeps in every way, compare, and record it in results/reference/faults
 	$(VENV)/bin/python tests/faults/inject.py --faults $(N) --record results/reference/faults

@@ -5,7 +5,7 @@ import re
 import click
 import pandas as pd
 
-from benchmarks.plan import makespans, plan
+from benchmarks.plan import last_bench, makespans, plan
 from benchmarks.scale import bench_scale
 from benchmarks.speed import bench, chosen
 from sdd_utils.cli.commands import experiments_of, main
@@ -14,7 +14,6 @@ from sdd_utils.errors import ConfigError
 from sdd_utils.files import ROOT, read_csv, write_csv
 from sdd_utils.metrics.energy import check_country
 from sdd_utils.runner.provenance import file_name
-from sdd_utils.runner.schedule import last_bench
 from sdd_utils.runner.sweep import check_device, with_teachers
 from sdd_utils.tables import REFERENCE
 

@@ -179,17 +179,6 @@ def figures_command() -> None:
             click.echo(path.relative_to(FIGURES.parent))
 
 
-@cli.command("publish")
-@profile_option
-@only_option
-@results_option
-def publish_command(profile: str, only: str, results: Path) -> None:
-    """Make this machine's finished runs the committed reference of their profile; with --only, add some to it."""
-    from sdd_utils.cli.publish import publish
-
-    publish(profile, results, only)
-
-
 def experiments_of(profile: str, only: str = "") -> list:
     """The profile's experiments that ``only`` selects (all by default). Raises ConfigError."""
     return select(load_profile(profile).experiments(), only)

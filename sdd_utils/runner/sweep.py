@@ -18,7 +18,7 @@ from sdd_utils.runner.integrity import SUMS, finalise, is_final, is_quarantined,
 from sdd_utils.runner.locks import claimed, lease, try_acquire
 from sdd_utils.runner.progress import Progress
 from sdd_utils.runner.run import finished, run_experiment
-from sdd_utils.runner.schedule import costs, last_bench, ranks, teacher_of
+from sdd_utils.runner.schedule import ranks, teacher_of
 from sdd_utils.runner.stopping import Outcome, Until, flag_of_this_sweep, stop_on_signals
 from sdd_utils.runner.workers import Executor, local_workers
 
@@ -112,7 +112,7 @@ class Sweep:
         adopt_finished(todo, folder)
         self.done = {exp.run_id for exp in todo if _done(exp, folder)}
         self.progress = Progress(todo, folder)
-        self.rank = ranks(todo, costs(todo, last_bench(device)[1]))
+        self.rank = ranks(todo)
         self.waiting: list[Experiment] = []  # highest rank first
         self.wait_for([exp for exp in todo if exp.run_id not in self.done])
         self.running: dict[Future, Experiment] = {}

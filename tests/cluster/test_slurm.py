@@ -6,10 +6,11 @@ import sys
 import time
 
 import pytest
-from test_cluster import PART, RUN, assert_same
+from test_cluster import PART, assert_same, train
 
 from sdd_utils.errors import REQUEUE
 from sdd_utils.files import ROOT
+from sdd_utils.runner.workers import Threads
 
 pytestmark = pytest.mark.cluster
 
@@ -61,6 +62,5 @@ def test_a_job_queues_itself_again_until_all_is_trained(job, tmp_path):
     status, calls, said = job(600)
     assert status == 0, said
     assert not [call for call in calls if "requeue" in call]
-    local = tmp_path / "local"
-    subprocess.run([*RUN, "--only", PART, "--results", local], check=True, capture_output=True)
-    assert_same(tmp_path, local, PART)
+    train(tmp_path / "local", Threads(1))
+    assert_same(tmp_path, tmp_path / "local", PART)

@@ -78,9 +78,8 @@ def test_a_run_half_trained_here_and_finished_elsewhere_is_the_one_from_there(sm
     assert names[0] == names[1]
 
 
-def test_what_has_most_behind_it_is_trained_first(small, student, tmp_path, monkeypatch):
+def test_what_has_most_behind_it_is_trained_first(small, student, tmp_path):
     """A short teacher with a long student goes before a curve that is longer than itself."""
-    monkeypatch.setattr("sdd_utils.runner.sweep.last_bench", lambda device: (device, None))  # it is FLOPs that count
     pupil, longer, short = student(levels=5), small(levels=7), small(levels=1, seed=1)
     order = []
 

@@ -1,12 +1,18 @@
-"""The committed reference of a profile, made of finished runs: of all at once, or of some after others."""
+"""The committed reference of a profile, made of finished runs: of all at once, or of some after others.
+
+python scripts/publish.py --profile digits [--only seed=0]
+"""
 
 import json
 from collections import Counter
 from pathlib import Path
 
+import click
 import pandas as pd
 
 from sdd_utils.analysis.claims import claims_table
+from sdd_utils.cli.commands import main
+from sdd_utils.cli.options import only_option, profile_option, results_option
 from sdd_utils.errors import ConfigError
 from sdd_utils.files import read_csv, write_csv, write_json
 from sdd_utils.profiles import load_profile
@@ -78,3 +84,16 @@ def _joined(name: str, held: dict[str, pd.DataFrame], new: dict[str, pd.DataFram
         more = more[~more["arch"].isin(deployed["arch"])]
         tables["deployment"] = pd.concat([deployed, more], ignore_index=True) if len(more) else deployed
     return tables
+
+
+@click.command()
+@profile_option
+@only_option
+@results_option
+def publish_command(profile: str, only: str, results: Path) -> None:
+    """Make this machine's finished runs the committed reference of their profile; with --only, add some to it."""
+    publish(profile, results, only)
+
+
+if __name__ == "__main__":
+    main(publish_command)

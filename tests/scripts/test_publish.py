@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import SMALL
 
-from sdd_utils.cli.publish import publish
+from scripts.publish import publish
 from sdd_utils.errors import ConfigError, ResultsMissing
 from sdd_utils.runner import provenance
 from sdd_utils.runner.integrity import finalise
@@ -31,8 +31,8 @@ PROFILE = {
 def home(home, monkeypatch):
     """That place with the finished runs of ``mine``, trained by a commit; its reference is in ``reference``."""
     monkeypatch.setattr("sdd_utils.metrics.deploy.SECONDS", 0.01)
-    monkeypatch.setattr("sdd_utils.cli.publish.save_figures", lambda *_: None)
-    monkeypatch.setattr("sdd_utils.cli.publish.REFERENCE", home / "reference")
+    monkeypatch.setattr("scripts.publish.save_figures", lambda *_: None)
+    monkeypatch.setattr("scripts.publish.REFERENCE", home / "reference")
     trained_by(monkeypatch, "a" * 40)
     (home / "profiles" / "mine.yaml").write_text(yaml.safe_dump(PROFILE))
     Study("mine", home).run()

@@ -1,7 +1,7 @@
 """What a run keeps of itself while it goes, and how it goes on from there.
 
 ``checkpoint.safetensors`` is the run's present: the network, everything measured so far and, within a level, the state
-of its training. ``level-NN.safetensors`` is the same as it was after level NN, for students to be taught by and to fall
+of its training. ``level-NN.safetensors`` is the same as it was after level NN, for students to learn from and to fall
 back to. Every file carries a checksum of all that it holds.
 """
 

@@ -50,8 +50,8 @@ def test_a_story_as_the_paper_tells_it_holds_throughout():
 
 def test_every_dataset_has_its_own_rows():
     two = [VANILLA.assign(dataset=name) for name in ("cifar100", "cifar10")]
-    taught = rows(CURED, "kd", teacher="dense", dataset="cifar10")
-    claims = claims_table(pd.concat([*two, taught], ignore_index=True).assign(profile="paper"))
+    distilled = rows(CURED, "kd", teacher="dense", dataset="cifar10")
+    claims = claims_table(pd.concat([*two, distilled], ignore_index=True).assign(profile="paper"))
     assert claims.query("claim == 'C1'")["statement"].str.split(",").str[0].tolist() == ["CIFAR-100", "CIFAR-10"]
     assert claims.query("claim == 'C3'")["statement"].str.split(",").str[0].tolist() == ["CIFAR-10"]
 
@@ -149,10 +149,10 @@ def test_the_teachers_shown_are_those_that_the_profile_selects():
     assert select_level(one, "sparse") != select_level(one, "sparse", "test")
 
 
-def costs(taught, plain=None, teacher="dense"):
+def costs(distilled, plain=None, teacher="dense"):
     """The verdicts on cost of a story in which a level costs vanilla 1 and the student 1.1."""
     plain = rows(one_dip(0.2, 0.1), sd=0) if plain is None else plain
-    return verdicts(plain, taught.assign(**dict.fromkeys(COSTS, 1.1), teacher=teacher))
+    return verdicts(plain, distilled.assign(**dict.fromkeys(COSTS, 1.1), teacher=teacher))
 
 
 def cured(until, best=0.85, **columns):
@@ -186,8 +186,8 @@ def test_a_student_that_dips_too_is_charged_to_the_end():
 def test_a_share_is_as_far_from_one_as_its_inverse():
     """Twice and half as much are 1 on average; the mean of such ratios is 1.25, and so is that of their inverses."""
     plain = rows(one_dip(0.2, 0.1), sd=0)
-    taught = [cured(until=19).query("seed == @seed").assign(train_flops=c) for seed, c in ((0, 2.0), (1, 0.5))]
-    seen = verdicts(plain.query("seed < 2"), *taught)
+    distilled = [cured(until=19).query("seed == @seed").assign(train_flops=c) for seed, c in ((0, 2.0), (1, 0.5))]
+    seen = verdicts(plain.query("seed < 2"), *distilled)
     cost = [(21 * c + 1) / LEVELS for c in (2.0, 0.5)]
     assert seen[("C5a", "dense")].measured == pytest.approx(np.sqrt(cost[0] * cost[1]))
 
@@ -206,8 +206,8 @@ def test_what_is_cheaper_but_worse_has_not_saved_anything():
 
 
 def test_emissions_that_were_not_measured_leave_their_claim_open():
-    taught = cured(until=19).assign(teacher="dense")
-    seen = verdicts(*(part.assign(emissions_kg=np.nan) for part in (rows(one_dip(0.2, 0.1), sd=0), taught)))
+    distilled = cured(until=19).assign(teacher="dense")
+    seen = verdicts(*(part.assign(emissions_kg=np.nan) for part in (rows(one_dip(0.2, 0.1), sd=0), distilled)))
     assert seen[("C5b", "dense")].verdict == "inconclusive"
     assert seen[("C5a", "dense")].verdict == "holds"
 

@@ -74,8 +74,8 @@ def test_what_students_share_adds_up_to_what_their_teachers_cost():
                        rows("vanilla", 2.0, arch="vgg_like")], ignore_index=True)  # fmt: skip
     shared, own = (spent(three, charge).query("level == 0 and seed == 0") for charge in ("shared", "own"))
     charged = shared["train_flops"].to_numpy() - own["train_flops"].to_numpy()
-    taught = shared["pipeline"].isin(["sparse", "dense"]).to_numpy()
-    assert charged[taught].sum() == pytest.approx(5)  # one vanilla curve of five levels taught all three
+    distilled = shared["pipeline"].isin(["sparse", "dense"]).to_numpy()
+    assert charged[distilled].sum() == pytest.approx(5)  # one vanilla curve of five levels distilled all three
     assert paid("shared", "dense", 0, levels=three[three["arch"] == "mlp"]) == pytest.approx(7 + 1 / 2)
 
 

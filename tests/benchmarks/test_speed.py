@@ -146,13 +146,13 @@ def test_experiments_at_a_time_are_timed_together_and_one_that_fails_holds_nobod
     row = next(row for row in speed.rows([small()], torch.device("cpu")) if row.way.name == "ours")
     monkeypatch.setattr(timing, "SECONDS", 0.0)
     monkeypatch.setattr(timing, "energy_meter", lambda device: Meter())
-    barrier, hands = Barrier(tmp_path, 2), Threads(2)
-    first = hands.submit(timing.measure, row, "cpu", barrier, 0)
+    barrier, executor = Barrier(tmp_path, 2), Threads(2)
+    first = executor.submit(timing.measure, row, "cpu", barrier, 0)
     with pytest.raises(TimeoutError):
         first.result(timeout=1)  # it is ready, and alone
     monkeypatch.setattr(timing, "load", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        hands.submit(timing.measure, row, "cpu", barrier, 1).result()
+        executor.submit(timing.measure, row, "cpu", barrier, 1).result()
     assert first.result(timeout=60).seconds > 0
 
 

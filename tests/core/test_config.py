@@ -92,9 +92,9 @@ OTHER_DATA = [
 def test_a_teacher_that_has_seen_other_data_is_refused(base, change):
     """Among the images that it was trained on could be some that the student is tested on."""
     mine = SMALL | base
-    taught = mine | {"teacher": {"rule": "dense", "experiment": mine | change}, "temperature": 4, "alpha": 0.9}
+    distilled = mine | {"teacher": {"rule": "dense", "experiment": mine | change}, "temperature": 4, "alpha": 0.9}
     with pytest.raises(ConfigError, match=f"teacher.experiment.{next(iter(change))}: .* differs from the student's"):
-        Experiment.parse(taught)
+        Experiment.parse(distilled)
 
 
 @pytest.mark.parametrize(("change", "message"), WRONG, ids=[message.split(" (")[0] for _, message in WRONG])

@@ -39,19 +39,19 @@ def test_the_ends_of_alpha_are_plain_training_and_pure_imitation():
     assert distillation_loss(teacher, teacher, labels, 4, 1).item() == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("taught", [False, True])
+@pytest.mark.parametrize("distilled", [False, True])
 @pytest.mark.parametrize("settings", [{"arch": "mlp"}, {"arch": "resnet18", "width": 4}, SMALL_VIT])
-def test_a_level_equals_the_conventional_loop(small, settings, taught):
+def test_a_level_equals_the_conventional_loop(small, settings, distilled):
     """The same batches, augmented, through torch.nn.utils.prune's masks and a plain optimiser over the layers."""
     settings = (settings if "vit" in settings else SMALL | settings) | {"crop_padding": 1, "flip": True}
     settings |= {"batch_size": 400}  # few steps: training amplifies rounding
     exp = small(settings)
-    if taught:
+    if distilled:
         exp = small(settings, teacher={"rule": "dense", "experiment": small(settings)}, temperature=2, alpha=0.8)
     if exp.vit:
         exp = exp.model_copy(update={"vit": exp.vit.model_copy(update={"dropout": 0.0})})
     data = load(exp)
-    teacher = new_network(exp.model_copy(update={"seed": 9})) if taught else None
+    teacher = new_network(exp.model_copy(update={"seed": 9})) if distilled else None
     net = new_network(exp)
     prune(net, exp, 3, data)
     train_level(net, data, exp, 3, teacher)
@@ -149,15 +149,15 @@ def test_a_teacher_with_statistics_of_its_own_is_left_alone_too(student):
 def test_a_student_imitates_and_the_teacher_is_left_alone(student):
     exp = student(epochs=10, noise_rate=0.0)
     data = load(exp)
-    teacher, taught = new_network(exp.teacher.experiment), new_network(exp.model_copy(update={"seed": 3}))
+    teacher, distilled = new_network(exp.teacher.experiment), new_network(exp.model_copy(update={"seed": 3}))
     before = {name: tensor.clone() for name, tensor in teacher.state().items()}
 
     def distance():
         target = predict(teacher.model, data.test).softmax(1)
-        return (predict(taught.model, data.test).softmax(1) - target).abs().mean().item()
+        return (predict(distilled.model, data.test).softmax(1) - target).abs().mean().item()
 
     far = distance()
-    train_level(taught, data, exp.model_copy(update={"alpha": 1.0}), 0, teacher)
+    train_level(distilled, data, exp.model_copy(update={"alpha": 1.0}), 0, teacher)
     assert distance() < far / 2
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state().items())
 

@@ -70,11 +70,11 @@ def test_without_weights_nothing_is_left_to_compute(small, arch):
 
 
 def test_a_distilled_level_counts_its_teachers_passes(small, student):
-    plain, taught = small(), student()
+    plain, distilled = small(), student()
     net, teacher = new_network(plain), new_network(plain)
     prune(teacher, small(prune_share=0.5), 1, data=None)
     dense, half = net.layer_density(), teacher.layer_density()
-    alone, together = level_flops(plain, dense, None), level_flops(taught, dense, half)
+    alone, together = level_flops(plain, dense, None), level_flops(distilled, dense, half)
     forward = flop_count(plain).forward
     assert together["train_flops"] - alone["train_flops"] == 800 * forward  # one pass serves all epochs
     assert together["train_flops_sparse"] - alone["train_flops_sparse"] == pytest.approx(400 * forward, rel=0.2)

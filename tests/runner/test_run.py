@@ -250,7 +250,7 @@ def test_a_run_has_the_files_and_columns_of_the_contract(small, tmp_path):
 
 
 @pytest.mark.parametrize("rule", ["dense", "sparse"])
-def test_a_student_is_taught_by_the_level_that_the_rule_names(student, tmp_path, monkeypatch, rule):
+def test_a_student_learns_from_the_level_that_the_rule_names(student, tmp_path, monkeypatch, rule):
     exp = student(rule)
     parent = run_experiment(exp.teacher.experiment, tmp_path)
     expected = select_level(pd.read_csv(parent / "levels.csv"), rule)
@@ -317,7 +317,7 @@ def test_levels_that_nobody_can_ask_for_are_removed(small, tmp_path):
     assert {int(path.stem.split("-")[1]) for path in run.glob("level-*.safetensors")} == keep
 
 
-def test_the_best_level_by_the_test_set_is_kept_for_students_that_are_taught_so(small):
+def test_the_best_level_by_the_test_set_is_kept_for_students_that_learn_from_it(small):
     exp, level = small(levels=20), np.arange(21)
     measured = {"level": level, "sparsity": 1 - 0.8**level, "train_acc": np.where(level < 5, 0.9, 0.5)}
     table = pd.DataFrame(measured | {"val_acc": 0.5 + level / 100, "test_acc": 0.9 - level / 100})

@@ -38,13 +38,13 @@ def test_signals_to_every_process_beside_the_sweep_end_none(tmp_path):
 def test_two_experiments_on_each_of_two_gpus_see_their_own_alone(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     monkeypatch.setattr(workers, "_warm_up", dict)
-    hands = workers.local_workers(device="cuda", gpu_share=0.5)
-    seen = [hands.submit(_where, 0.3) for _ in range(4)]
+    executor = workers.local_workers(device="cuda", gpu_share=0.5)
+    seen = [executor.submit(_where, 0.3) for _ in range(4)]
     try:
-        assert hands.slots() == 4
+        assert executor.slots() == 4
         assert sorted(future.result() for future in seen) == [("3", "4", "2")] * 2 + [("5", "4", "2")] * 2
     finally:
-        hands.stop()
+        executor.stop()
 
 
 def _where(seconds):

@@ -3,6 +3,7 @@ PROFILE ?= digits
 DEVICE ?= cpu
 N ?= 200
 PYTHON ?= python3
+SHELL := bash
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 READY := $(VENV)/.ready
@@ -25,16 +26,19 @@ help: ## this list
 reproduce: $(READY) ## execute PROFILE's notebooks in order, which train what is missing, and print the table of claims
 	$(if $(BUDGET)$(CLUSTER),@$(MAKE) --no-print-directory train)
 	@$(MAKE) --no-print-directory $$($(RUN) sdd_utils notebooks --profile $(PROFILE) --under $(EXECUTED))
-	$(RUN) sdd_utils claims --profile $(PROFILE) --results $(RESULTS)
+	@$(RUN) sdd_utils claims --profile $(PROFILE) --results $(RESULTS)
+	@echo; echo "Notebooks and figures: $(RESULTS)/$(PROFILE)"
 
-# Written under another name first: papermill leaves a file also where a cell has failed.
+# Written under another name first, since papermill leaves a file also where a cell has failed. The bar of a notebook that
+# trains goes straight to the terminal; of what else is said there, a kernel's warning about its transport is left out.
 $(EXECUTED)/%.ipynb: notebooks/$$(notdir $$*).ipynb notebooks/profiles/$(PROFILE).yaml $$(PACKAGE) $(READY)
+	@echo "$(PROFILE): $*"
 	@mkdir -p $(@D)
-	SDD_LOG_SECONDS=5 $(RUN) papermill $< $(@D)/.$(@F) --cwd notebooks --no-progress-bar --log-level ERROR \
-		--stdout-file /dev/stdout --stderr-file /dev/stderr -p profile $(PROFILE) \
+	@SDD_LOG_SECONDS=5 $(RUN) papermill $< $(@D)/.$(@F) --cwd notebooks --no-progress-bar --log-level ERROR \
+		-p profile $(PROFILE) -p dataset "$(filter-out .,$(patsubst %/,%,$(dir $*)))" \
 		-p results $(if $(filter results/runs,$(RESULTS)),runs,$(abspath $(RESULTS))) \
-		-p dataset "$(filter-out .,$(patsubst %/,%,$(dir $*)))" \
-		$(if $(filter $(TRAINING),$(notdir $*)),-p device $(DEVICE) $(if $(WORKERS),-p workers $(WORKERS)))
+		$(if $(filter $(TRAINING),$(notdir $*)),-p device $(DEVICE) $(if $(WORKERS),-p workers $(WORKERS))) \
+		--stderr-file /dev/fd/3 3>&2 2> >(grep -v "IPKernelApp. WARNING" >&2)
 	@mv $(@D)/.$(@F) $@
 
 train: $(READY) ## train PROFILE ahead of the notebooks (for BUDGET=9m at most; on DEVICE=cuda; on CLUSTER=host:port)

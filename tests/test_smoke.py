@@ -84,7 +84,9 @@ def test_every_notebook_ran_on_these_runs_and_showed_its_progress(reproduced, ru
         (injected,) = [c.source for c in executed.cells if "injected-parameters" in c.metadata.get("tags", [])]
         assert str(runs) in injected
         assert not any(o.output_type == "error" for c in executed.cells for o in c.get("outputs", []))
+    assert "smoke: 01_baseline" in reproduced[1].stdout
     assert "100%" in reproduced[1].stderr
+    assert "WARNING" not in reproduced[1].stderr
     assert "23 runs" not in reproduced[1].stderr  # each notebook trains its own methods
 
 
@@ -92,8 +94,8 @@ def test_make_knows_what_is_done_and_ends_with_the_claims(runs):
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file() and path.name != "claims.csv"}
     again = make("reproduce", runs)
     assert again.returncode == 0
-    assert "papermill" not in again.stdout
-    assert again.stdout.endswith("There is no committed reference of profile smoke to compare with.\n")
+    assert "smoke: 01_baseline" not in again.stdout
+    assert "There is no committed reference of profile smoke to compare with.\n" in again.stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 

@@ -100,7 +100,7 @@ class Makespan:
 
 
 def simulate(experiments: list[Experiment], cost: dict[str, float], slots: int) -> Makespan:
-    """The sweep on paper, with equal slots: highest rank first, students after their own teacher.
+    """The sweep on paper, with equal slots: highest rank first, by these costs, students after their own teacher.
 
     ``experiments`` holds every teacher that is needed, as ``sweep.with_teachers`` gives them.
     """

@@ -20,7 +20,7 @@ from sdd_utils.execution import Execution, channels_last, prepare
 from sdd_utils.metrics.energy import energy_meter
 from sdd_utils.pruning import SparseNetwork, new_network, prune
 from sdd_utils.seeding import generator
-from sdd_utils.training import learn, make_optimizer, training_step
+from sdd_utils.training import make_optimizer, make_step, train_step
 
 SECONDS = 1.0
 """A measurement lasts as many epochs as fit into so much time, at least one, after a warm-up."""
@@ -147,7 +147,7 @@ def _epochs(row: Row, exp: Experiment, net: SparseNetwork, teacher: SparseNetwor
 
     def on_images(given: tuple[Tensor, Tensor]) -> Tensor:
         if way.vector:
-            return learn(net, optimizer, *given, exp, teacher, way.execution)
+            return train_step(net, optimizer, *given, exp, teacher, way.execution)
         images, labels = given
         images = channels_last(images) if way.execution.channels_last else images
         with torch.autocast(device.type, torch.bfloat16, enabled=way.amp):
@@ -169,7 +169,7 @@ def _epochs(row: Row, exp: Experiment, net: SparseNetwork, teacher: SparseNetwor
         total.item()  # waits for the device
 
     on_batch = way.resident and way.vector
-    step = training_step(net, data, exp, teacher, optimizer, way.execution) if on_batch else on_images
+    step = make_step(net, data, exp, teacher, optimizer, way.execution) if on_batch else on_images
     short = [warm_up_of(split, exp.batch_size) for split in (data.train, data.test)]
     of_warm_up, of_epochs = loaders(*short), loaders(data.train, data.test)
     yield epoch(short[0], *of_warm_up)

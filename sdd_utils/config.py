@@ -49,7 +49,7 @@ class Experiment(Settings):
     val_share: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the training images, noisy labels
     noise_kind: Annotated[str, entry_of("data", "NOISE")] = "symmetric"  # human: CIFAR-N's labels
     human_labels: str | None = None  # which of CIFAR-N's
-    noise_rate: Share = 0.0  # ε: share of wrong training labels; people's must be given as it is
+    noise_rate: Share = 0.0  # ε: share of wrong training labels; of human labels, the share that was counted
     crop_padding: Annotated[int, Field(ge=0)] = 0  # pixels; 0 = no random crop
     flip: bool = False  # random horizontal flip
 
@@ -68,12 +68,12 @@ class Experiment(Settings):
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = None  # sgd only: lr ÷ 10, as shares of epochs
     weight_decay: NotNegative  # λ, as given to the optimiser
     regulariser: Annotated[str, entry_of("training", "REGULARISERS")] | None = None  # a penalty beside λ
-    strength: Positive | None = None  # what the penalty is multiplied by
+    coefficient: Positive | None = None  # what the penalty is multiplied by
 
     # Pruning
     levels: Annotated[int, Field(ge=0)]  # the last level; level 0 is dense
     prune_share: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the surviving weights, each level
-    criterion: Annotated[str, entry_of("pruning", "CRITERIA")] = "magnitude"  # what a weight is worth
+    criterion: Annotated[str, entry_of("pruning", "CRITERIA")] = "magnitude"  # by which weights are pruned
     # Learning-rate rewinding (the paper), rewinding to initialisation, random re-initialisation:
     retrain: Literal["lr", "init", "random"] = "lr"
 
@@ -81,7 +81,7 @@ class Experiment(Settings):
     teacher: Teacher | None = None
     temperature: Positive | None = None  # τ
     alpha: Annotated[NotNegative, Field(le=1)] | None = None
-    selection: Literal["validation", "test"] = "validation"  # what picks the sparse teacher; test is the usual cheating
+    selection: Literal["validation", "test"] = "validation"  # what picks the sparse teacher; test: the usual practice
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
@@ -89,7 +89,7 @@ class Experiment(Settings):
             ("vit", self.arch == "vit", "arch is vit"),
             ("momentum", self.optimizer == "sgd", "optimizer is sgd"),
             ("milestones", self.optimizer == "sgd", "optimizer is sgd"),
-            ("strength", self.regulariser is not None, "there is a regulariser"),
+            ("coefficient", self.regulariser is not None, "there is a regulariser"),
             ("temperature", self.teacher is not None, "there is a teacher"),
             ("alpha", self.teacher is not None, "there is a teacher"),
             ("human_labels", self.noise_kind == "human", "noise_kind is human"),

@@ -60,9 +60,9 @@ def vgg_like(exp: Experiment) -> nn.Module:
     from torch import Tensor, nn
 
     class Spread(nn.Module):
-        """Maps of 1×1, to which images of up to 32×32 have shrunk, as maps of 7×7.
+        """AdaptiveAvgPool2d(7) of the 1×1 maps to which images of up to 32×32 have shrunk.
 
-        It is what VGG's adaptive pooling makes of them, whose gradient is not the same bits every time on a GPU.
+        The pooling's own backward pass is not deterministic on a GPU.
         """
 
         def forward(self, maps: Tensor) -> Tensor:
@@ -114,7 +114,8 @@ ARCHITECTURES = {
     "vit": Architecture("ViT", 0.03, vit, prunable=("Linear",)),
     "vgg_like": Architecture("VGG-like", 1e-4, vgg_like),
 }
-"""By the name that ``arch`` gives; figures and tables have them in this order. Values of the paper: authors' code."""
+"""By the name that ``arch`` gives, which should not end in a digit; figures and tables have them in this order. λ as in
+the authors' code."""
 
 
 def label_of(arch: str) -> str:

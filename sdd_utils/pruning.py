@@ -115,17 +115,17 @@ def magnitude(net: SparseNetwork, data: Data, exp: Experiment) -> Tensor:
 
 
 CRITERIA: dict[str, Callable[[SparseNetwork, Data, Experiment], Tensor]] = {"magnitude": magnitude}
-"""By the name that ``criterion`` gives: what each prunable weight is worth, (N,); those worth least are pruned."""
+"""By the name that ``criterion`` gives: the score of each prunable weight, (N,); the lowest are pruned."""
 
 
 def prune(net: SparseNetwork, exp: Experiment, level: int, data: Data) -> None:
     """Global pruning to the sparsity of ``level``, 1 − (1 − prune_share)^level (paper, Sec. 3).
 
-    Removes the surviving weights that are worth least, over all layers together, until round(N·(1 − prune_share)^level)
-    are left, so that rounding does not accumulate. Of equal ones that which comes first in the vector goes first.
+    Removes the surviving weights with the lowest scores, over all layers together, until
+    round(N·(1 − prune_share)^level) are left: rounding does not accumulate. Ties go by position, first pruned first.
     """
-    worth = CRITERIA[exp.criterion](net, data, exp).detach()
-    order = torch.argsort(torch.where(net.mask.bool(), worth, -torch.inf), stable=True)  # the pruned ones come first
+    score = CRITERIA[exp.criterion](net, data, exp).detach()
+    order = torch.argsort(torch.where(net.mask.bool(), score, -torch.inf), stable=True)  # the pruned ones come first
     net.mask[order[: len(net.mask) - kept(net, exp, level)]] = 0
     net.apply_mask()
 
@@ -150,8 +150,8 @@ def check_levels(net: SparseNetwork, exp: Experiment) -> None:
 def rewind(net: SparseNetwork, exp: Experiment, level: int) -> SparseNetwork:
     """The network to train after a pruning, by ``exp.retrain``.
 
-    ``lr``, learning-rate rewinding, keeps the weights; ``init`` sets the survivors to their initial values; ``random``
-    draws new ones at each level (He et al.).
+    ``lr``, learning-rate rewinding, keeps the weights; ``init`` sets all parameters to their initial values, the pruned
+    weights to zero; ``random`` draws new ones at each level (He et al.).
     """
     if exp.retrain == "lr":
         return net

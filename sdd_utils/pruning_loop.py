@@ -32,19 +32,19 @@ def iterative_pruning(
     """Yield the experiment's pruning curve, level by level; level 0 is dense.
 
     ``data`` is ``load(exp, device)``, and that device is trained on. The ``teacher`` of a distilled experiment is
-    trained first unless it is given. The network of a level is trained on in the next, so copy what is to be kept.
-    Raises ConfigError when there are more levels than weights to prune, TrainingDiverged when the loss is not a number.
+    trained first unless it is given. The network of a level is trained further in place: copy what is to be kept.
+    Raises ConfigError when there are more levels than weights to prune, TrainingDiverged when the loss is not finite.
     """
+    net, first, partial = resume or (new_network(exp, data.train.images.device), 0, {})
+    check_levels(net, exp)
     if exp.teacher and teacher is None:
         teacher = train_teacher(exp, data)
-    net, first, within = resume or (new_network(exp, data.train.images.device), 0, {})
-    check_levels(net, exp)
     for level in range(first, exp.levels + 1):
-        if level and not within:
+        if level and not partial:
             prune(net, exp, level, data)
             net = rewind(net, exp, level)
-        train_level(net, data, exp, level, teacher, within, after_epoch)
-        within = {}
+        train_level(net, data, exp, level, teacher, partial, after_epoch)
+        partial = {}
         yield measure_level(level, net, data, exp.amp)
 
 

@@ -45,8 +45,8 @@ class Study:
         workers: int | None = None,
         only: str = "",
     ):
-        if results not in ("reference", "runs") and os.sep not in str(results):
-            raise ConfigError(f'results: should be "reference", "runs" or a path to a folder of runs (got {results!r})')
+        if results not in ("reference", "runs") and not isinstance(results, Path) and os.sep not in results:
+            raise ConfigError(f'results: should be "reference", "runs" or a path such as ./out (got {results!r})')
         self.profile, self.device, self.workers = load_profile(profile), device, workers
         self.folder = None if results == "reference" else {"runs": RUNS}.get(str(results), Path(results)) / profile
         known = list(self.profile.datasets or [self.profile.base.get("dataset", "digits")])
@@ -60,7 +60,7 @@ class Study:
     def experiments(self, *methods: str) -> pd.DataFrame:
         """What there is to train, one row a setting: its runs, their levels (done/all), minutes of one core.
 
-        ``methods`` are those of ``run``. Minutes are what the committed reference took; nan where it has not such runs.
+        ``methods`` are those of ``run``. Minutes are what the committed reference took; nan where it lacks such runs.
         """
         took, done = self._reference_minutes(), self._levels_done(self._select(methods))
         rows = [_described(exp) | {"runs": 1, "levels": done[exp.run_id], "of": exp.levels + 1,
@@ -115,7 +115,7 @@ class Study:
         return plain.merge(pd.concat(tables), on=["run_id", "level"]).groupby(keys, as_index=False)["count"].sum()
 
     def deployment(self) -> pd.DataFrame:
-        """Size and speed of exported networks: of each architecture with students the first vanilla curve.
+        """Size and speed of exported networks: for each architecture with students its first vanilla curve.
 
         Dense, at the levels closest to KEPT_SPARSITIES, and at the last; see ``metrics.deploy``. From runs, it is
         measured now.
@@ -175,7 +175,8 @@ class Study:
             raise SweepStopped("\n".join(f"{run}: {error}" for run, error in outcome.failed.items()))
 
     def _select(self, methods: tuple[str, ...]) -> list[Experiment]:
-        known = {"kd", *METHODS, *(exp.method for exp in self._experiments)}
+        rules = {exp.teacher.rule for exp in self._experiments if exp.teacher}
+        known = {"kd", *METHODS, *rules, *(exp.method for exp in self._experiments)}
         if unknown := set(methods) - known:
             raise ConfigError(f"methods: there is no {min(unknown)!r}; there are {', '.join(sorted(known))}")
         wanted = set(methods)

@@ -31,18 +31,18 @@ def l1(net: SparseNetwork) -> Tensor:
 
 
 REGULARISERS: dict[str, Callable[[SparseNetwork], Tensor]] = {"l1": l1}
-"""By the name that ``regulariser`` gives: a scalar which, times ``strength``, is added to the loss. λ is apart: it is
-the optimiser's."""
+"""By the name that ``regulariser`` gives: a scalar that, times ``coefficient``, is added to the loss. (λ is the
+optimiser's.)"""
 
 
 def make_optimizer(net: SparseNetwork, exp: Experiment) -> tuple[Optimizer, LRScheduler]:
     """A fresh optimiser and schedule: SGD ÷10 at the milestones, or AdamW with cosine to 0 over the level."""
     lr, on_gpu = exp.lr, net.vector.is_cuda
     if on_gpu:
-        lr = torch.tensor(lr, device=net.vector.device)  # read by a captured step, where a number would be frozen
+        lr = torch.tensor(lr, device=net.vector.device)  # a number, as λ is, would be frozen in a captured step
     if exp.optimizer == "sgd":
         optimizer = SGD([net.vector], lr, exp.momentum, weight_decay=exp.weight_decay, fused=True)
-        # Not before the first epoch has been trained at the full rate, however few there are.
+        # The first drop comes after the first epoch at the earliest.
         return optimizer, MultiStepLR(optimizer, [max(1, round(m * exp.epochs)) for m in exp.milestones], gamma=0.1)
     optimizer = AdamW([net.vector], lr, weight_decay=exp.weight_decay, fused=True, capturable=on_gpu)
     return optimizer, CosineAnnealingLR(optimizer, exp.epochs)
@@ -68,7 +68,7 @@ def train_level(
     optimizer, schedule = make_optimizer(net, exp)
     if saved:
         set_training_state(saved, optimizer, schedule, rng)
-    step = training_step(net, data, exp, teacher, optimizer, execution or Execution.of(net.vector.device))
+    step = make_step(net, data, exp, teacher, optimizer, execution or Execution.of(net.vector.device))
 
     for epoch in range(schedule.last_epoch, exp.epochs):
         net.model.train()
@@ -83,7 +83,7 @@ def train_level(
             after_epoch(net, lambda: training_state(optimizer, schedule, rng))
 
 
-def training_step(
+def make_step(
     net: SparseNetwork,
     data: Data,
     exp: Experiment,
@@ -102,12 +102,12 @@ def training_step(
     def step(batch: Batch) -> Tensor:
         images = train.normalise(augmented(padded, batch, exp.crop_padding))
         known = soft[batch.index] if soft is not None else None
-        return learn(net, optimizer, images, train.labels[batch.index], exp, teacher, execution, known)
+        return train_step(net, optimizer, images, train.labels[batch.index], exp, teacher, execution, known)
 
     return CapturedStep(step, exp.batch_size) if execution.graph else step
 
 
-def learn(
+def train_step(
     net: SparseNetwork,
     optimizer: Optimizer,
     images: Tensor,
@@ -136,7 +136,7 @@ def learn(
                 teacher_logits = logits_of(teacher)
         loss = distillation_loss(logits, teacher_logits, labels, exp.temperature, exp.alpha)
     if exp.regulariser:
-        loss = loss + exp.strength * REGULARISERS[exp.regulariser](net)
+        loss = loss + exp.coefficient * REGULARISERS[exp.regulariser](net)
     net.backward(loss)
     optimizer.step()
     net.apply_mask()
@@ -155,7 +155,9 @@ def training_state(optimizer: Optimizer, schedule: LRScheduler, rng: torch.Gener
     }
 
 
-def set_training_state(saved: dict[str, Tensor], optimizer: Optimizer, schedule: LRScheduler, rng: torch.Generator):
+def set_training_state(
+    saved: dict[str, Tensor], optimizer: Optimizer, schedule: LRScheduler, rng: torch.Generator
+) -> None:
     """Inverse of ``training_state``, into a fresh optimiser, schedule and generator."""
 
     def part(prefix: str) -> dict[str, Tensor]:
@@ -177,5 +179,5 @@ def compile_ahead(exp: Experiment, data: Data, teacher: SparseNetwork | None) ->
         spare = new_network(exp, data.train.images.device)
         spare.model.train()
         optimizer, _ = make_optimizer(spare, exp)
-        step = training_step(spare, data, exp, teacher, optimizer, replace(execution, graph=False))
+        step = make_step(spare, data, exp, teacher, optimizer, replace(execution, graph=False))
         step(next(batches(data.train, exp, generator(exp.seed, "spare"))))

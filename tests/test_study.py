@@ -65,7 +65,7 @@ def test_errors_are_shown_in_a_notebook_without_a_traceback():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"results": "refrence"}, 'results: should be "reference", "runs" or a path'),
+        ({"results": "refrence"}, 'results: should be "reference", "runs" or a path such as'),
         ({"profile": "digit"}, "profile: there is no 'digit'; known are"),
         ({"profile": 2024}, "profile: there is no 2024; known are"),
         ({"dataset": "mnist"}, "dataset: there is no 'mnist' in digits; there are digits"),
@@ -106,7 +106,7 @@ def test_a_grid_of_tau_and_alpha_is_a_study_of_its_own(home):
 
 
 def test_a_regulariser_is_a_method_of_its_own(home):
-    plan = {"variants": [{"noise_rates": [0.3], "settings": {"regulariser": "l1", "strength": 1e-4}}]}
+    plan = {"variants": [{"noise_rates": [0.3], "settings": {"regulariser": "l1", "coefficient": 1e-4}}]}
     levels = Study(a_profile(home, **plan), home).run()
     assert set(levels["method"]) == {"vanilla", "l1"}
 

@@ -1,4 +1,4 @@
-"""The command line's options, each once, under the names that ``reproduce`` and ``sweep`` know them by."""
+"""The command line's options, each once, under the names that ``runner.sweep.train`` knows them by."""
 
 from collections.abc import Callable
 from pathlib import Path

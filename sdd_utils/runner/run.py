@@ -55,7 +55,7 @@ def run_experiment(exp: Experiment, folder: Path, device: str = "cpu", until: Un
 
     Raises ConfigError when there are more levels than weights to prune, Busy when another process is at it, Stopped
     when ``until`` is reached, TeacherMissing or Damaged when the teacher cannot be used, TrainingDiverged when the loss
-    is not a number, NoSpace when the disk is full.
+    is not finite, NoSpace when the disk is full.
     """
     run = folder / exp.run_id
     if until.reached():
@@ -80,10 +80,10 @@ def _train(exp: Experiment, run: Path, device: str, until: Until, lock: SoftFile
     data = load(exp, device)
     teacher, teacher_level = load_teacher(exp, run.parent, device)
     net = new_network(exp, device)
-    history, within = resume(run, exp, net)
+    history, partial = resume(run, exp, net)
     before = history.levels
     write_tables(run, exp, history)  # a kill may have come between the checkpoint and the tables
-    segment = Segment(history, exp.epochs, device, until, lock)
+    segment = SegmentClock(history, exp.epochs, device, until, lock)
 
     def after_epoch(net: SparseNetwork, state: Callable[[], dict[str, Tensor]]) -> None:
         if segment.must_save():
@@ -91,7 +91,7 @@ def _train(exp: Experiment, run: Path, device: str, until: Until, lock: SoftFile
             save(run, exp, net, history, state())
             segment.begin()
 
-    curve = iterative_pruning(exp, data, teacher, (net, history.levels, within), after_epoch)
+    curve = iterative_pruning(exp, data, teacher, (net, history.levels, partial), after_epoch)
     if history.levels <= exp.levels:
         compile_ahead(exp, data, teacher)
     while history.levels <= exp.levels:
@@ -115,10 +115,10 @@ def _train(exp: Experiment, run: Path, device: str, until: Until, lock: SoftFile
     finalise(run)
 
 
-class Segment:
-    """A stretch of training without interruption: its clock, its energy, and when it has to end.
+class SegmentClock:
+    """The clock and the energy meter of a run's segments, stretches of training without interruption.
 
-    A level takes one, or more when it is long or was stopped. What a kill lost was in no segment.
+    A level takes one, or more when it is long or was stopped. Work that a kill lost is not counted.
     """
 
     def __init__(self, history: History, epochs: int, device: str, until: Until, lock: SoftFileLease):
@@ -142,7 +142,7 @@ class Segment:
         """To be asked at the end of each epoch: is the state to be saved now?"""
         now = time.perf_counter()
         self.epoch_seconds, self.epoch_began = now - self.epoch_began, now
-        return self.late or time.perf_counter() - self.began > SAVE_SECONDS
+        return self.late or now - self.began > SAVE_SECONDS
 
     def end(self) -> None:
         """Stop the clock and enter what it shows, with codecarbon's record, into the history.
@@ -152,7 +152,7 @@ class Segment:
         hold(self.lock)
         record = self.meter.stop()
         now = time.perf_counter()
-        seconds, last = now - self.began, now - self.epoch_began  # last: a level's last epoch has not been asked about
+        seconds, last = now - self.began, now - self.epoch_began  # must_save is not asked after a level's last epoch
         self.epoch_seconds = max(self.epoch_seconds, last)
         self.history.segments.append({"level": self.history.levels, "seconds": seconds, "commit": commit(), **record})
 

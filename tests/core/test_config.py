@@ -3,6 +3,7 @@ from conftest import SMALL, SMALL_VIT
 
 from sdd_utils.config import Experiment
 from sdd_utils.errors import ConfigError
+from sdd_utils.models import ARCHITECTURES
 from sdd_utils.profiles import PROFILES, load_profile
 
 TEACHER = {"rule": "dense", "experiment": SMALL}
@@ -12,7 +13,7 @@ WRONG = [
     ({"noise_kind": "human"}, "human_labels: missing; it must be given when noise_kind is human"),
     (
         {"arch": "resnet19"},
-        "arch: should be one of mlp, resnet18, vit, vgg_like; others are added in sdd_utils/models.py, ARCHITECTURES "
+        f"arch: should be one of {', '.join(ARCHITECTURES)}; others are added in sdd_utils/models.py, ARCHITECTURES "
         "(got 'resnet19')",
     ),
     (
@@ -29,11 +30,11 @@ WRONG = [
         "criterion: should be one of magnitude; others are added in sdd_utils/pruning.py, CRITERIA (got 'luck')",
     ),
     (
-        {"regulariser": "l3", "strength": 1},
+        {"regulariser": "l3", "coefficient": 1},
         "regulariser: should be one of l1; others are added in sdd_utils/training.py, REGULARISERS (got 'l3')",
     ),
-    ({"regulariser": "l1"}, "strength: missing; it must be given when there is a regulariser"),
-    ({"strength": 1}, "strength: given, but it means something only when there is a regulariser"),
+    ({"regulariser": "l1"}, "coefficient: missing; it must be given when there is a regulariser"),
+    ({"coefficient": 1}, "coefficient: given, but it means something only when there is a regulariser"),
     ({"prune_share": 1}, "prune_share: input should be less than 1 (got 1)"),
     ({"prune_share": 0}, "prune_share: input should be greater than 0 (got 0)"),
     ({"val_share": 0}, "val_share: input should be greater than 0 (got 0)"),
@@ -126,8 +127,8 @@ def test_equal_settings_have_equal_run_ids_and_a_change_gives_another(small, stu
         small(lr=0.2),
         small(retrain="init"),
         small(weight_decay=1e-3),
-        small(regulariser="l1", strength=1e-4),
-        small(regulariser="l1", strength=1e-3),
+        small(regulariser="l1", coefficient=1e-4),
+        small(regulariser="l1", coefficient=1e-3),
         student(),
         student("sparse"),
         student(width=32),
@@ -150,7 +151,7 @@ def test_method_follows_from_the_settings(small, student):
     assert small().method == "vanilla"
     assert small(weight_decay=1e-3).method == "l2"
     assert small(SMALL_VIT).method == "vanilla"
-    assert small(regulariser="l1", strength=1e-4).method == "l1"
+    assert small(regulariser="l1", coefficient=1e-4).method == "l1"
     assert student().method == "kd"
 
 

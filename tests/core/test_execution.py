@@ -22,7 +22,7 @@ from sdd_utils.pruning import SparseNetwork, new_network, prune
 from sdd_utils.runner import run
 from sdd_utils.runner.run import run_experiment
 from sdd_utils.tables import MEASURED_ON_THE_CLOCK
-from sdd_utils.training import train_level, training_step
+from sdd_utils.training import make_step, train_level
 
 
 @pytest.fixture
@@ -61,13 +61,13 @@ def test_no_level_is_charged_for_compiling(small, tmp_path, monkeypatch, without
     from torch._dynamo.utils import counters
 
     monkeypatch.setattr(Execution, "of", lambda device: Execution(compiled=True))
-    begin, compiled = run.Segment.begin, []
+    begin, compiled = run.SegmentClock.begin, []
 
     def noting(segment):
         compiled.append(counters["stats"]["unique_graphs"])
         begin(segment)
 
-    monkeypatch.setattr(run.Segment, "begin", noting)
+    monkeypatch.setattr(run.SegmentClock, "begin", noting)
     counters.clear()
     settings = {"arch": "resnet18", "width": 4, "epochs": 1, "levels": 1, "crop_padding": 1}
     teacher = small(**settings)
@@ -102,7 +102,7 @@ def test_a_step_stays_on_its_device_and_never_waits_for_it(request, monkeypatch,
         moments = (moment.to("cuda") for moment in (data.train.normalise.mean, data.train.normalise.std))
         train = Split(**there, normalise=Normalise(16, *moments))
         taught_by, data = teacher if exp.teacher else None, replace(data, train=train)
-        step = training_step(net, data, exp, taught_by, Mock(), Execution(channels_last=True))
+        step = make_step(net, data, exp, taught_by, Mock(), Execution(channels_last=True))
         losses = [step(batch) for batch in batches(train, exp, torch.Generator())]
         assert {str(loss.device) for loss in losses} == {"cuda:0"}
         with pytest.raises(DataDependentOutputException):

@@ -94,7 +94,7 @@ def named(field, name="toy", **changes):
     if field == "teacher.rule":
         teacher = {"rule": name, "experiment": smallest().model_dump(mode="json") | changes}
         return smallest(teacher=teacher, temperature=4, alpha=0.9)
-    return smallest(**{field: name}, **({"strength": 0.1} if field == "regulariser" else {}), **changes)
+    return smallest(**{field: name}, **({"coefficient": 0.1} if field == "regulariser" else {}), **changes)
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_a_profile_may_name_all_of_them(enter):
     """Its grid lists architectures, datasets and teachers' rules; the rest are settings."""
     enter(*TOYS)
     students = {"noise_rates": [0.1], "teachers": ["toy"], "temperatures": [4], "alphas": [0.9]}
-    settings = {"width": 2, "criterion": "toy", "regulariser": "toy", "strength": 0.1, "noise_kind": "toy"}
+    settings = {"width": 2, "criterion": "toy", "regulariser": "toy", "coefficient": 0.1, "noise_kind": "toy"}
     plan = {"settings": settings, "seeds": 1, "noise_rates": [0.1], "distillation": students}
     profile = load_profile("smoke").model_dump() | {"datasets": {"toy": {}}, "architectures": {"toy": plan}}
     profile |= {"tour": {"arch": "toy", "noise_rate": 0.1}, "base": smallest().model_dump(exclude_defaults=True)}
@@ -233,7 +233,7 @@ def test_all_of_them_together_run_durably_with_the_numbers_of_the_loop(enter, tm
     enter("criterion", "regulariser", "noise_kind", "teacher.rule", "dataset")
     monkeypatch.setitem(models.ARCHITECTURES, "toy", Architecture("Flat", 1e-4, flat, prunable=("Linear",)))
     parts = {"arch": "toy", "dataset": "toy", "criterion": "toy", "noise_kind": "toy", "regulariser": "toy"}
-    parts |= {"strength": 1e-3, "batch_size": 5}
+    parts |= {"coefficient": 1e-3, "batch_size": 5}
     exp = smallest(**parts, teacher={"rule": "toy", "experiment": smallest(**parts)}, temperature=4, alpha=0.5)
     check_levels(new_network(exp), exp)
     run_experiment(exp.teacher.experiment, tmp_path)

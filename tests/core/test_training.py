@@ -14,7 +14,7 @@ from sdd_utils.execution import Execution
 from sdd_utils.models import prunable_layers
 from sdd_utils.pruning import new_network, prune
 from sdd_utils.seeding import generator
-from sdd_utils.training import learn, make_optimizer, train_level
+from sdd_utils.training import make_optimizer, train_level, train_step
 
 
 def test_distillation_loss_is_the_papers_formula_written_out():
@@ -171,7 +171,7 @@ def test_what_the_teacher_says_of_all_images_at_once_goes_to_the_right_ones(stud
     optimizer, _schedule = make_optimizer(other, exp)
     for batch in batches(data.train, exp, generator(exp.seed, "batches", 0)):
         images, labels = data.train.images[batch.index], data.train.labels[batch.index]
-        learn(other, optimizer, data.train.normalise(images), labels, exp, teacher, Execution())
+        train_step(other, optimizer, data.train.normalise(images), labels, exp, teacher, Execution())
     torch.testing.assert_close(net.vector, other.vector, rtol=1e-4, atol=1e-5)
 
 

@@ -179,7 +179,7 @@ def test_no_epoch_is_begun_that_would_end_after_the_deadline(tmp_path, monkeypat
     meter = SimpleNamespace(start=lambda name: None, stop=dict)
     monkeypatch.setattr(runs, "energy_meter", lambda device: meter)
     with claimed(tmp_path / "run") as lock:
-        segment = runs.Segment(checkpoints.History(), 9, "cpu", Until(time.time() + 0.4), lock)
+        segment = runs.SegmentClock(checkpoints.History(), 9, "cpu", Until(time.time() + 0.4), lock)
         segment.begin()
         time.sleep(0.2)
         assert segment.must_save()

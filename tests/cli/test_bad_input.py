@@ -88,7 +88,7 @@ SETTINGS = [
     ({"noise_kind": "pairflip"}, "noise_kind: should be one of symmetric, human; others are added in sdd_utils/data"),
     ({"criterion": "luck"}, "criterion: should be one of magnitude; others are added in sdd_utils/pruning.py"),
     ({"regulariser": "l3"}, "regulariser: should be one of l1; others are added in sdd_utils/training.py"),
-    ({"regulariser": "l1"}, "strength: missing; it must be given when there is a regulariser"),
+    ({"regulariser": "l1"}, "coefficient: missing; it must be given when there is a regulariser"),
     ({"retrain": "finetune"}, "retrain: input should be 'lr', 'init' or 'random' (got 'finetune')"),
     ({"crop_padding": -1}, "crop_padding: input should be greater than or equal to 0 (got -1)"),
     ({"flip": "maybe"}, "flip: input should be a valid boolean, unable to interpret input (got 'maybe')"),

@@ -24,7 +24,7 @@ def make(target, runs, **variables):
     settings = {
         "PROFILE": "smoke",
         "RESULTS": runs,
-        "WORKERS": 2,
+        "WORKERS": 1,
         "RUN": f"{sys.executable} -m",
         "READY": "",
     } | variables

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING
@@ -105,14 +105,7 @@ def cifar(name: str, root: Path) -> tuple[Images, Images]:
     return images(True), images(False)
 
 
-def cifar10(root: Path = DATA) -> tuple[Images, Images]:
-    """See ``cifar``."""
-    return cifar("cifar10", root)
-
-
-def cifar100(root: Path = DATA) -> tuple[Images, Images]:
-    """See ``cifar``; its classes are the 100 fine ones."""
-    return cifar("cifar100", root)
+cifar10, cifar100 = partial(cifar, "cifar10"), partial(cifar, "cifar100")  # of the latter the 100 fine classes
 
 
 def download_cifar(name: str, root: Path) -> None:
@@ -229,10 +222,10 @@ def download(name: str, root: Path | None = None) -> str:
     root, facts = root or DATA, DATASETS[name]
     base = facts.human.of if facts.human else name
     try:
-        pool, test = facts.read(root)
+        pool, test = _read(facts.read, root)
     except DataMissing:
         DATASETS[base].download(base, root)
-        pool, test = facts.read(root)
+        pool, test = _read(facts.read, root)
     if not facts.human:
         images = f"{len(pool.labels)} images" if test is None else f"{len(pool.labels)} training images"
         return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,7 +89,7 @@ class Study:
         """The levels of finished curves, in the columns of levels.csv. Raises ResultsMissing where one is not there."""
         chosen = self._select(methods)
         if self.folder is None:
-            levels = load_levels(self.profile.profile)
+            levels = self._reference
             return levels[levels["run_id"].isin([exp.run_id for exp in chosen])].reset_index(drop=True)
         from sdd_utils.runner.inventory import collect
         from sdd_utils.runner.run import finished
@@ -187,10 +188,14 @@ class Study:
     def _of_dataset(self, table: pd.DataFrame) -> pd.DataFrame:
         return table if self.dataset == ALL else of_dataset(table, self.dataset)
 
+    @cached_property
+    def _reference(self) -> pd.DataFrame:
+        return load_levels(self.profile.profile)
+
     def _reference_minutes(self) -> pd.Series:
         if not (REFERENCE / self.profile.profile / "levels.csv").exists():
             return pd.Series(dtype=float)
-        return load_levels(self.profile.profile).groupby("run_id")["seconds"].sum() / 60
+        return self._reference.groupby("run_id")["seconds"].sum() / 60
 
     def _levels_done(self, chosen: list[Experiment]) -> dict[str, int]:
         if self.folder is None:

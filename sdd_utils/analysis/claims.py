@@ -14,7 +14,7 @@ import pandas as pd
 
 from sdd_utils.analysis.choose import stopped, validation_images
 from sdd_utils.analysis.cost import spent
-from sdd_utils.analysis.curves import select, setting_name, vanilla, vanilla_settings
+from sdd_utils.analysis.curves import select, setting_name, vanilla_settings
 from sdd_utils.analysis.dip import NEGLIGIBLE, Dip, Estimate, curves_of, held_out_valleys, measure_dip
 from sdd_utils.analysis.methods import COMPARED
 from sdd_utils.datasets import DATASETS
@@ -38,15 +38,19 @@ class Setting:
         """The rows of one of the METHODS; may be empty."""
         return COMPARED[method].rows(self.levels, self.arch, self.noise_rate)
 
+    def dip_of(self, method: str) -> Dip:
+        """The dip of one of the METHODS that has rows here."""
+        return measure_dip(curves_of(self.rows(method)))
+
     @cached_property
     def plain(self) -> pd.DataFrame:
         """Vanilla's rows."""
-        return vanilla(self.levels, self.arch, self.noise_rate)
+        return self.rows("vanilla")
 
     @cached_property
     def dip(self) -> Dip:
         """Vanilla's."""
-        return measure_dip(curves_of(self.plain))
+        return self.dip_of("vanilla")
 
     @property
     def teachers(self) -> list[str]:
@@ -132,7 +136,7 @@ def l2_smooths(setting: Setting) -> Iterator[dict]:
     below, else inconclusive.
     """
     if len(best := setting.rows("l2")):
-        gain = Estimate.of(setting.dip.rebounds - measure_dip(curves_of(best)).rebounds)
+        gain = Estimate.of(setting.dip.rebounds - setting.dip_of("l2").rebounds)
         verdict = "holds" if gain.low > 0 else "fails" if gain.high < 0 else "inconclusive"
         statement = "the best λ makes the rebound smaller than the regular λ does (by, points)"
         yield setting.row(statement, gain, setting.if_any(verdict), f"02_l2_sweep, {_weight_decay(best)}")
@@ -145,7 +149,7 @@ def l2_avoids(setting: Setting) -> Iterator[dict]:
     Verdict as for C3, or, for a ResNet-18, the opposite of it.
     """
     if len(best := setting.rows("l2")):
-        rebound = measure_dip(curves_of(best)).rebound
+        rebound = setting.dip_of("l2").rebound
         verdict, does = setting.avoided(rebound), "avoids"
         if setting.arch == "resnet18":
             verdict, does = {"holds": "fails", "fails": "holds"}.get(verdict, verdict), "does not avoid"
@@ -162,7 +166,7 @@ def distillation_avoids(setting: Setting) -> Iterator[dict]:
     may still lose accuracy on the way down; a dip is what comes back.
     """
     for teacher in setting.teachers:
-        rebound = measure_dip(curves_of(setting.rows(teacher))).rebound
+        rebound = setting.dip_of(teacher).rebound
         statement = f"a student of the {teacher} teacher has no dip (remaining rebound, points)"
         yield setting.row(statement, rebound, setting.avoided(rebound), "03_distillation")
 
@@ -186,11 +190,11 @@ def distillation_gains(setting: Setting) -> Iterator[dict]:
 
 def _cost(setting: Setting, unit: str, cost: str) -> Iterator[dict]:
     """The rows of C5a or C5b; the rule is in ``costs_fewer_flops``."""
+    by_seed = select(setting.ends, [(setting.arch, setting.noise_rate)]).set_index("seed").sort_index()
+    plain = by_seed[(by_seed["pipeline"] == "vanilla") & (by_seed["rule"] == "full sweep")]
     for teacher in setting.teachers:
-        no_dip = _no_dip(measure_dip(curves_of(setting.rows(teacher))).rebound)
+        no_dip = _no_dip(setting.dip_of(teacher).rebound)
         rules = {"holds": ["first drop"], "fails": ["full sweep"]}.get(no_dip, ["first drop", "full sweep"])
-        by_seed = select(setting.ends, [(setting.arch, setting.noise_rate)]).set_index("seed").sort_index()
-        plain = by_seed[(by_seed["pipeline"] == "vanilla") & (by_seed["rule"] == "full sweep")]
         students = by_seed[by_seed["pipeline"] == teacher]
         found = [_costs_less(students[students["rule"] == rule], plain, cost) for rule in rules]
         share, verdicts = found[0][0], {verdict for _, verdict in found}
@@ -235,7 +239,7 @@ def human_noise_too(setting: Setting) -> Iterator[dict]:
     if setting.plain["noise_kind"].iat[0] != "human":
         return
     for teacher in setting.teachers:
-        rebound = measure_dip(curves_of(setting.rows(teacher))).rebound
+        rebound = setting.dip_of(teacher).rebound
         verdict = "fails" if setting.dips == "fails" else setting.avoided(rebound)
         statement = (
             f"under human label noise too, a dip that a student of the {teacher} teacher has not (rebound, points)"

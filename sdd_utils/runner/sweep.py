@@ -44,8 +44,10 @@ def train(
     one, of ``cluster.RayWorkers``.
     """
     check_country()
-    if all(_done(exp, folder) for exp in with_teachers(experiments)):
-        return Outcome()  # before workers are started, which takes seconds
+    todo = with_teachers(experiments)
+    # Before workers are started, which takes seconds. Where a run is missing, the sweep reads the others' checksums.
+    if all(finished(exp, folder) for exp in todo) and not any(verify(folder / exp.run_id) for exp in todo):
+        return Outcome()
     if cluster:
         from sdd_utils.runner.cluster import RayWorkers  # Ray is optional
 
@@ -110,7 +112,7 @@ class Sweep:
         self.folder, self.executor, self.device, self.until, self.run_one = folder, executor, device, until, run
         todo = with_teachers(experiments)
         adopt_finished(todo, folder)
-        self.done = {exp.run_id for exp in todo if _done(exp, folder)}
+        self.done = {exp.run_id for exp in todo if finished(exp, folder) and not verify(folder / exp.run_id)}
         self.progress = Progress(todo, folder)
         self.rank = ranks(todo)
         self.waiting: list[Experiment] = []  # highest rank first
@@ -206,11 +208,6 @@ class Sweep:
         else:
             self.failed[exp.run_id] = f"{type(error).__name__}: {error}"
             self.progress.say(f"failed: {exp.run_id}: {self.failed[exp.run_id]}")
-
-
-def _done(exp: Experiment, folder: Path) -> bool:
-    """Whether the run is finished and every file of it is sound."""
-    return finished(exp, folder) and not verify(folder / exp.run_id)
 
 
 def adopt_finished(experiments: list[Experiment], folder: Path) -> None:

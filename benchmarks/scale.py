@@ -11,12 +11,13 @@ import pandas as pd
 from loky import cpu_count
 
 from benchmarks.plan import simulate
+from benchmarks.threads import Threads
 from sdd_utils.config import Experiment
 from sdd_utils.execution import visible_gpus
 from sdd_utils.runner.provenance import device_name
 from sdd_utils.runner.run import run_experiment
 from sdd_utils.runner.sweep import run_sweep
-from sdd_utils.runner.workers import Executor, Threads, local_workers
+from sdd_utils.runner.workers import Executor, local_workers
 
 LEVELS = 4
 """Of the curves that are trained to measure throughput."""
@@ -92,7 +93,7 @@ def _timed(todo: list[Experiment], executor: Executor, device: str, run: Callabl
 def sleeper(seconds: float) -> Callable:
     """Hold the run's lock and sleep."""
 
-    def sleep(exp, folder, device, until):
+    def sleep(exp, folder, device, deadline):
         import time
 
         from sdd_utils.runner.locks import claimed
@@ -106,7 +107,7 @@ def sleeper(seconds: float) -> Callable:
 def barrier(number: int, shared: Path) -> Callable:
     """Wait for the others, so that no worker does the work of one that is still starting."""
 
-    def wait(exp, folder, device, until):
+    def wait(exp, folder, device, deadline):
         from benchmarks.barrier import Barrier
 
         Barrier(shared, number).wait("here-", every=0.1)  # there can be many of them, and few cores

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from benchmarks.threads import Threads
 from sdd_utils.config import Experiment
 from sdd_utils.runner.sweep import with_teachers
-from sdd_utils.runner.workers import Threads
 
 SMALL = {
     "arch": "mlp",

@@ -62,7 +62,7 @@ def test_every_run_and_level_is_there_with_all_columns(levels):
 def test_sparsity_follows_the_formula_and_counts_the_masks(runs, levels):
     assert (levels["sparsity"] - (1 - 0.5 ** levels["level"])).abs().max() < 5e-3
     for run, rows in levels.groupby("run_id"):
-        state = load_file(runs / "smoke" / run / "checkpoint.safetensors")
+        state = load_file(max((runs / "smoke" / run).glob("level-*.safetensors")))
         mask, weights = state["mask"], state["vector"][: len(state["mask"])]
         assert int(mask.sum()) == rows["remaining_params"].iloc[-1]
         assert not weights[~mask].any()

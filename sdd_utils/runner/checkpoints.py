@@ -1,16 +1,16 @@
 """What a run keeps of itself while it goes, and how it goes on from there.
 
-``checkpoint.safetensors`` is the run's present: the network, everything measured so far and, within a level, the state
-of its training. ``level-NN.safetensors`` is the same as it was after level NN, for students to learn from and to fall
-back to. Every file carries a checksum of all that it holds.
+``level-NN.safetensors`` is the network after level NN and everything measured so far, to go on from and for students to
+learn from. ``checkpoint.safetensors`` is the same in the middle of a long level, and the state of its training. Every
+file carries a checksum of all that it holds.
 """
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import pandas as pd
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as as_bytes
 from torch import Tensor
@@ -26,7 +26,7 @@ from sdd_utils.tables import levels_table
 CHECKPOINT = "checkpoint.safetensors"
 
 KEPT_SPARSITIES = (0.9, 0.99)
-"""The levels closest to these are kept of every curve, to be weighed and timed."""
+"""The levels closest to these are kept of every curve."""
 
 
 @dataclass
@@ -54,28 +54,12 @@ def level_file(run: Path, level: int) -> Path:
 
 
 def save(run: Path, exp: Experiment, net: SparseNetwork, history: History, training: dict[str, Tensor]) -> None:
-    """Replace the checkpoint; ``training`` is empty at the end of a level, whose network is then kept as well."""
+    """Write the checkpoint or, at the end of a level, where ``training`` is empty, the level's file."""
     tensors = net.state() | {f"training.{name}": value for name, value in training.items()}
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     metadata = {"run_id": exp.run_id, "history": json.dumps(asdict(history), default=float)}
     metadata["sha256"] = _digest(tensors, metadata)
-    write_bytes(run / CHECKPOINT, as_bytes(tensors, metadata))
-    if not training:
-        _keep_level(run, history.levels - 1)
-
-
-def _keep_level(run: Path, level: int) -> None:
-    """A second name for the checkpoint, which is the same file until the next one replaces it."""
-    path = level_file(run, level)
-    if path.exists() and os.path.samefile(path, run / CHECKPOINT):
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        os.link(run / CHECKPOINT, temporary)
-    except OSError:  # a file system without hard links
-        write_bytes(path, (run / CHECKPOINT).read_bytes())
-    else:
-        os.replace(temporary, path)
+    write_bytes(run / CHECKPOINT if training else level_file(run, history.levels - 1), as_bytes(tensors, metadata))
 
 
 def read(path: Path, exp: Experiment, net: SparseNetwork) -> tuple[dict[str, Tensor], History]:
@@ -115,51 +99,44 @@ def resume(run: Path, exp: Experiment, net: SparseNetwork) -> tuple[History, dic
 
     A damaged file is quarantined. A state is of no use when a level before it is lost that a student may ask for.
     """
-    kept: set[int] = set()
-    for path in sorted(run.glob("level-*.safetensors")):
+    found: dict[Path, History] = {}
+    for path in sorted(run.glob("*.safetensors")):
         try:
-            kept.add(read(path, exp, net)[1].levels - 1)
+            found[path] = read(path, exp, net)[1]
         except Damaged as error:
-            quarantine(path, _reason(error, path))
-    if (run / CHECKPOINT).exists():
-        try:
-            tensors, history = read(run / CHECKPOINT, exp, net)
-            if "training.epoch" not in tensors:
-                _keep_level(run, history.levels - 1)  # a kill may have come in between
-                kept.add(history.levels - 1)
-            # A level past it that can be gone on from is a process's that had this run's lock meanwhile.
-            behind = _last_whole(kept) >= history.levels
-            if not behind and wanted_levels(exp, history) <= kept:
-                return restore(run / CHECKPOINT, exp, net)
-        except Damaged as error:
-            quarantine(run / CHECKPOINT, _reason(error, run / CHECKPOINT))
-    level = _last_whole(kept)
+            quarantine(path, str(error).removeprefix(f"{path}: "))
+    kept = {history.levels - 1: history for path, history in found.items() if path.name != CHECKPOINT}
+    level = max((n for n, history in kept.items() if wanted_levels(exp, history) <= kept.keys()), default=-1)
+    within = found.get(run / CHECKPOINT)
+    if within and within.levels == level + 1:
+        return restore(run / CHECKPOINT, exp, net)
     return restore(level_file(run, level), exp, net) if level >= 0 else (History(), {})
 
 
-def _last_whole(kept: set[int]) -> int:
-    """The last level that is there with all before it, from which one can go on; -1 if there is none."""
-    return max((level for level in kept if set(range(level)) <= kept), default=-1)
-
-
 def wanted_levels(exp: Experiment, history: History) -> set[int]:
-    """The levels whose networks are kept: all as long as the run goes on, then those that could teach or be timed."""
+    """The levels whose networks are kept: all as long as the run goes on, then those that may teach or are shown."""
     if history.levels <= exp.levels:
         return set(range(history.levels))
     rows = levels_table(exp, history.rows)
     rules = [(rule, "validation") for rule in TEACHERS if exp.levels or not TEACHERS[rule].is_pruned]
     rules += [("sparse", "test")] if exp.levels else []  # the one rule that may look at the test set
-    teach = {select_level(rows, *rule) for rule in rules}
-    return teach | {int((rows["sparsity"] - share).abs().idxmin()) for share in KEPT_SPARSITIES}
+    return shown_levels(rows) | {select_level(rows, *rule) for rule in rules}
+
+
+def shown_levels(levels: pd.DataFrame) -> set[int]:
+    """Of the levels.csv of a finished run: dense, closest to KEPT_SPARSITIES, and last."""
+    closest = {int((levels["sparsity"] - share).abs().idxmin()) for share in KEPT_SPARSITIES}
+    return {0, len(levels) - 1} | closest
 
 
 def drop_levels(run: Path, exp: Experiment, net: SparseNetwork, history: History) -> None:
-    """Remove the networks that no student can ask for. Raises Damaged when one that is kept is not sound."""
+    """Remove the states that nobody will ask for. Raises Damaged when a network that is kept is not sound."""
     wanted = wanted_levels(exp, history)
     for level in wanted:
         read(level_file(run, level), exp, net)
     for level in set(range(exp.levels + 1)) - wanted:
         level_file(run, level).unlink(missing_ok=True)
+    (run / CHECKPOINT).unlink(missing_ok=True)
 
 
 def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
@@ -169,7 +146,3 @@ def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
         digest.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
         digest.update(t.numpy().tobytes())
     return digest.hexdigest()
-
-
-def _reason(error: Damaged, path: Path) -> str:
-    return str(error).removeprefix(f"{path}: ")

@@ -12,6 +12,7 @@ import logging
 import os
 import pickle
 import re
+import signal
 import socket
 import threading
 from collections.abc import Callable, Collection, Iterator
@@ -31,7 +32,7 @@ from sdd_utils.files import write_bytes
 from sdd_utils.metrics.energy import AT_A_TIME, ON_ONE_GPU
 from sdd_utils.runner.integrity import SUMS, repair
 from sdd_utils.runner.locks import claimed, hold
-from sdd_utils.runner.stopping import Until
+from sdd_utils.runner.stopping import note_signal, unasked
 from sdd_utils.runner.workers import experiments_a_gpu
 
 LOCAL = "ray"  # the address that starts a cluster of this machine alone, unless RAY_ADDRESS names one to join
@@ -40,6 +41,7 @@ POLL_SECONDS = 0.5  # between two looks of a worker for changed files, and of th
 STORE_BYTES = 512 * 2**20  # shared memory of a cluster that is started here; Ray spills to the disk what is beyond it
 HTTP2_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # what a server of gRPC, which Ray's are, begins with
 HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + HTTP2_SETTINGS  # and a client
+STATE = ".safetensors"
 THREADS = 10_000  # at most: one for each experiment that is handed over, and it waits nearly all the time
 
 Files = dict[str, bytes]
@@ -73,21 +75,26 @@ class RayWorkers:
         # After an experiment on a GPU Ray ends the process, since CUDA could not move to another card.
         self.work = self.ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0, num_returns="streaming")(work)
         self.threads = ThreadPoolExecutor(THREADS)
-        self.closed = threading.Event()
+        self.asked, self.closed = threading.Event(), threading.Event()
 
     def slots(self) -> int:
         """What fits on the machines that are there, and one more, so that Ray always knows of more to do."""
         room = 1 + sum(slots_of(node, self.needs) for node in self.ray.nodes())
         return min(room, self.most or room)
 
-    def submit(self, function: Callable, exp: Experiment, folder: Path, device: str, until: Until) -> Future:
-        """Have a worker call ``function(exp, <scratch folder>, device, until)``, and bring what it writes into
+    def submit(self, function: Callable, exp: Experiment, folder: Path, device: str, deadline: float) -> Future:
+        """Have a worker call ``function(exp, <scratch folder>, device, deadline)``, and bring what it writes into
         ``folder``. The future raises what the call raises, Busy, NoSpace, SweepStopped, or WorkerLost."""
         handed_over = threading.Event()
-        future = self.threads.submit(self._attempt, handed_over, function, exp, folder, device, until)
+        future = self.threads.submit(self._attempt, handed_over, function, exp, folder, device, deadline)
         future.add_done_callback(lambda _: handed_over.set())
         handed_over.wait()  # Ray starts tasks in the order in which it gets them, and the sweep's is the best
         return future
+
+    def ask_to_stop(self) -> None:
+        """A worker notices that the actor is gone, wherever it is."""
+        self.asked.set()
+        self.ray.kill(self.go_on)
 
     def stop(self) -> None:
         """Leave the cluster, whose workers for this sweep end at once; end it if it was started here."""
@@ -107,7 +114,7 @@ class RayWorkers:
             stream = self.work.remote(call, versions(), settings, self.needs, self.go_on, runs)
             handed_over.set()
             try:
-                for node, files, names in self._items(stream, until=args[-1]):  # noqa: B007
+                for node, files, names in self._items(stream):  # noqa: B007
                     hold(lock)
                     write_files(run, files, names)
             except says.RayTaskError as error:
@@ -120,17 +127,14 @@ class RayWorkers:
                 self.ray.cancel(stream, force=True)
                 raise
 
-    def _items(self, stream: Iterator, until: Until) -> Iterator[tuple[str, Files, set[str]]]:
-        """What a worker yields, as it comes. When the sweep is to stop, workers are told, and a task that has not begun
-        is cancelled; of one that has, Ray would not deliver what it yields then. Raises Stopped."""
-        begun = stopping = False
+    def _items(self, stream: Iterator) -> Iterator[tuple[str, Files, set[str]]]:
+        """What a worker yields, as it comes. When the sweep is to stop, a task that has not begun is cancelled; of one
+        that has, Ray would not deliver what it yields then. Raises Stopped."""
+        begun = False
         while not self.closed.is_set():
-            if until.reached() and not stopping:
-                stopping = True
-                self.ray.kill(self.go_on)
-                if not begun:
-                    self.ray.cancel(stream)
-                    break
+            if self.asked.is_set() and not begun:
+                self.ray.cancel(stream)
+                break
             if self.ray.wait([stream], timeout=POLL_SECONDS)[0]:
                 if (item := next(stream, None)) is None:
                     return
@@ -154,53 +158,51 @@ def work(call: bytes, expected: dict[str, str], settings: dict[str, str], needs:
     at_a_time = {node["NodeID"]: slots_of(node, needs) for node in ray.nodes()}[ray.get_runtime_context().get_node_id()]
     os.environ |= settings | os.environ  # what this machine says itself comes first
     os.environ |= {AT_A_TIME: str(at_a_time), ON_ONE_GPU: str(round(1 / needs.get("GPU", 1)))}
-    function, exp, folder, device, until = pickle.loads(call)
-    with TemporaryDirectory(prefix="sdd-", ignore_cleanup_errors=True) as scratch, ThreadPoolExecutor(1) as thread:
-        flag, folder = Path(scratch) / "go-on", Path(scratch) / folder.name
-        flag.touch()
+    function, exp, folder, device, deadline = pickle.loads(call)
+    temporary = TemporaryDirectory(prefix="sdd-", ignore_cleanup_errors=True)
+    with unasked(), temporary as scratch, ThreadPoolExecutor(1) as thread:
+        folder = Path(scratch) / folder.name
         for run_id, files in runs.items():
             write_files(folder / run_id, files, files)
         _, known = changed_files(folder / exp.run_id)
         yield node, {}, set(known)
         stop = go_on.wait.remote().future()  # ray.wait would lend this slot to another task meanwhile
-        training, ended = thread.submit(function, exp, folder, device, Until(until.deadline, flag)), False
+        training, ended = thread.submit(function, exp, folder, device, deadline), False
         try:
             while not ended:
                 ended = bool(wait([training], POLL_SECONDS).done)
                 if stop.done():
-                    flag.unlink(missing_ok=True)
+                    note_signal(signal.SIGUSR1)
                 before = known
                 files, known = changed_files(folder / exp.run_id, known)
                 if files or known.keys() != before.keys():
                     yield node, files, set(known)
         finally:
-            flag.unlink(missing_ok=True)  # a cancelled task waits for its thread
+            note_signal(signal.SIGUSR1)  # a cancelled task waits for its thread
         training.result()
 
 
 def changed_files(run: Path, known: dict[str, tuple] | None = None) -> tuple[Files, dict[str, tuple]]:
-    """Read what of a run is not as it was when this returned ``known`` for it. A file with two names is read once.
+    """Read what of a run is not as it was when this returned ``known`` for it.
 
-    What is read is whole, as every file is written at once (``files.write_bytes``). A run writes its checkpoint, then
-    its tables, and SUMS last; they are read the other way round, so that no table is ahead of the checkpoint.
+    What is read is whole, as every file is written at once (``files.write_bytes``). A run writes its state, then its
+    tables, and SUMS last; they are read the other way round, so that no table is ahead of the state.
     """
-    files, stamps, contents = {}, {}, {}
-    for path in sorted(run.glob("[!.]*"), key=lambda path: (path.name == SUMS, path.name), reverse=True):
+    files, stamps = {}, {}
+    for path in sorted(run.glob("[!.]*"), key=lambda path: (path.name == SUMS, path.suffix != STATE), reverse=True):
         with suppress(FileNotFoundError):  # the network of a level that is not kept
             stat = path.stat()
             stamp = stamps[path.name] = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
             if (known or {}).get(path.name) != stamp:
-                if stamp not in contents:
-                    contents[stamp] = path.read_bytes()
-                files[path.name] = contents[stamp]
+                files[path.name] = path.read_bytes()
     return files, stamps
 
 
 def write_files(run: Path, files: Files, names: Collection[str]) -> None:
-    """Write what ``changed_files`` has read, SUMS last, and remove the networks that are not among ``names``."""
+    """Write what ``changed_files`` has read, SUMS last, and remove the states that are not among ``names``."""
     for name in reversed(files):
         write_bytes(run / name, files[name])
-    for path in run.glob("level-*.safetensors"):
+    for path in run.glob(f"*{STATE}"):
         if path.name not in names:
             path.unlink()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -22,48 +23,36 @@ from sdd_utils.metrics.energy import energy_meter
 from sdd_utils.metrics.flops import level_flops
 from sdd_utils.pruning import SparseNetwork, new_network
 from sdd_utils.pruning_loop import iterative_pruning
-from sdd_utils.runner.checkpoints import (
-    CHECKPOINT,
-    KEPT_SPARSITIES,
-    History,
-    drop_levels,
-    level_file,
-    restore,
-    resume,
-    save,
-)
+from sdd_utils.runner.checkpoints import History, drop_levels, level_file, restore, resume, save, shown_levels
 from sdd_utils.runner.integrity import finalise, is_final, repair, verify
 from sdd_utils.runner.locks import claimed, hold
 from sdd_utils.runner.provenance import commit, provenance
-from sdd_utils.runner.stopping import Until
+from sdd_utils.runner.stopping import must_stop
 from sdd_utils.tables import WEIGHT_BIN, WEIGHT_BINS, levels_table
 from sdd_utils.training import compile_ahead
 
 SAVE_SECONDS = 120.0
 """Within a long level the state is saved at the end of the first epoch after so much time without a save."""
 
-FOREVER = Until()
 
-
-def run_experiment(exp: Experiment, folder: Path, device: str = "cpu", until: Until = FOREVER) -> Path:
+def run_experiment(exp: Experiment, folder: Path, device: str = "cpu", deadline: float = math.inf) -> Path:
     """Train every level that is not there yet and write ``folder/<run_id>/``; returns that folder.
 
-    The profile is the folder's name; a teacher is looked for beside it. The checkpoint, which carries all that was
-    measured, is replaced in one step after each level and every two minutes within a long one. A kill at any instant
-    loses what came after it, and what is then trained again is the same bit for bit. Damaged files are quarantined and
-    made again.
+    The profile is the folder's name; a teacher is looked for beside it. The state, which carries all that was measured,
+    is saved after each level and every two minutes within a long one. A kill at any instant loses what came after it,
+    and what is then trained again is the same bit for bit. Damaged files are quarantined and made again.
 
     Raises ConfigError when there are more levels than weights to prune, Busy when another process is at it, Stopped
-    when ``until`` is reached, TeacherMissing or Damaged when the teacher cannot be used, TrainingDiverged when the loss
-    is not finite, NoSpace when the disk is full.
+    at ``deadline`` (seconds since the epoch) or when asked to, TeacherMissing or Damaged when the teacher cannot be
+    used, TrainingDiverged when the loss is not finite, NoSpace when the disk is full.
     """
     run = folder / exp.run_id
-    if until.reached():
+    if must_stop(deadline):
         raise Stopped
     with claimed(run) as lock:
         repair(run)
         if not is_final(run):
-            _train(exp, run, device, until, lock)
+            _train(exp, run, device, deadline, lock)
     return run
 
 
@@ -72,7 +61,7 @@ def finished(exp: Experiment, folder: Path) -> bool:
     return is_final(folder / exp.run_id)
 
 
-def _train(exp: Experiment, run: Path, device: str, until: Until, lock: SoftFileLease) -> None:
+def _train(exp: Experiment, run: Path, device: str, deadline: float, lock: SoftFileLease) -> None:
     prepare(torch.device(device))
     write_json(run / "config.json", exp.model_dump(mode="json"))
     record = {**provenance(device), "device": device, "threads": torch.get_num_threads(), "started": _now()}
@@ -83,7 +72,7 @@ def _train(exp: Experiment, run: Path, device: str, until: Until, lock: SoftFile
     history, partial = resume(run, exp, net)
     before = history.levels
     write_tables(run, exp, history)  # a kill may have come between the checkpoint and the tables
-    segment = SegmentClock(history, exp.epochs, device, until, lock)
+    segment = SegmentClock(history, exp.epochs, device, deadline, lock)
 
     def after_epoch(net: SparseNetwork, state: Callable[[], dict[str, Tensor]]) -> None:
         if segment.must_save():
@@ -121,8 +110,8 @@ class SegmentClock:
     A level takes one, or more when it is long or was stopped. Work that a kill lost is not counted.
     """
 
-    def __init__(self, history: History, epochs: int, device: str, until: Until, lock: SoftFileLease):
-        self.history, self.until, self.lock = history, until, lock
+    def __init__(self, history: History, epochs: int, device: str, deadline: float, lock: SoftFileLease):
+        self.history, self.deadline, self.lock = history, deadline, lock
         self.meter = energy_meter(device)
         self.epoch_seconds = history.rows[-1]["seconds"] / epochs if history.rows else 0.0  # what to expect of the next
 
@@ -136,7 +125,7 @@ class SegmentClock:
     @property
     def late(self) -> bool:
         """Whether another epoch would end too late."""
-        return self.until.reached(1.5 * self.epoch_seconds)
+        return must_stop(self.deadline, 1.5 * self.epoch_seconds)
 
     def must_save(self) -> bool:
         """To be asked at the end of each epoch: is the state to be saved now?"""
@@ -206,13 +195,12 @@ def load_teacher(exp: Experiment, folder: Path, device: str = "cpu") -> tuple[Sp
 
 
 def shown_networks(exp: Experiment, folder: Path) -> Iterator[tuple[int, float, SparseNetwork]]:
-    """Level, sparsity and network of a finished run: dense, closest to KEPT_SPARSITIES, last. Raises Damaged."""
-    run = folder / exp.run_id
-    sparsity = read_csv(run / "levels.csv")["sparsity"]
-    for level in sorted({0, exp.levels} | {int((sparsity - share).abs().idxmin()) for share in KEPT_SPARSITIES}):
+    """Level, sparsity and network of a finished run, at ``checkpoints.shown_levels``. Raises Damaged."""
+    levels = read_csv(folder / exp.run_id / "levels.csv")
+    for level in sorted(shown_levels(levels)):
         net = new_network(exp)
-        restore(run / CHECKPOINT if level == exp.levels else level_file(run, level), exp, net)
-        yield level, sparsity[level], net
+        restore(level_file(folder / exp.run_id, level), exp, net)
+        yield level, levels.at[level, "sparsity"], net
 
 
 def _now() -> str:

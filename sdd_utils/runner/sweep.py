@@ -1,8 +1,10 @@
 """Many experiments at a time: students after their teachers, longest first, with progress and an ETA."""
 
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -19,13 +21,22 @@ from sdd_utils.runner.locks import claimed, lease, try_acquire
 from sdd_utils.runner.progress import Progress
 from sdd_utils.runner.run import finished, run_experiment
 from sdd_utils.runner.schedule import ranks, teacher_of
-from sdd_utils.runner.stopping import Outcome, Until, flag_of_this_sweep, stop_on_signals
+from sdd_utils.runner.stopping import must_stop, stop_on_signals
 from sdd_utils.runner.workers import Executor, local_workers
 
 POLL_SECONDS = 0.5
 
 LIVES = 3
 """An experiment at one level of which so many workers died is not tried again: it may be what kills them."""
+
+
+@dataclass
+class Outcome:
+    """What became of a sweep: {run_id: error} of what failed, and why and with what left it stopped, if it did."""
+
+    failed: dict[str, str] = field(default_factory=dict)
+    stopped: str = ""
+    interrupted: bool = False  # by Ctrl-C
 
 
 def train(
@@ -78,22 +89,16 @@ def run_sweep(
     machine died, NoSpace when the disk is full, ConfigError when ``folder`` cannot be written, DataError when a dataset
     is missing or damaged.
     """
-    flag = flag_of_this_sweep(folder)
-    until = Until(time.time() + seconds if seconds else float("inf"), flag)
+    deadline = time.time() + seconds if seconds else math.inf
     check_data(experiments)
     make_folder(folder)
-    with stop_on_signals(flag) as received:
-        outcome = Sweep(experiments, folder, executor, device, until, run).run()
-    if outcome.stopped:
-        if received:
-            why = f"{received[0]} received"
-        elif seconds:
-            why = f"the time budget of {seconds:g} s is used up"
-        else:
-            why = f"a worker was asked to, or {flag} was removed"
-        outcome.stopped = f"Stopped: {why}. {outcome.stopped}"
-        outcome.interrupted = "SIGINT" in received
-        executor.stop()  # those that were signalled would not train again
+    with stop_on_signals() as received:
+        outcome = Sweep(experiments, folder, executor, device, deadline, run).run()
+        if outcome.stopped:
+            late = f"the time budget of {seconds:g} s is used up" if seconds else "a worker was asked to"
+            outcome.stopped = f"Stopped: {f'{received[0]} received' if received else late}. {outcome.stopped}"
+            outcome.interrupted = "SIGINT" in received
+            executor.stop()  # those that were asked to stop would not train again
     return outcome
 
 
@@ -106,10 +111,10 @@ class Sweep:
         folder: Path,
         executor: Executor,
         device: str,
-        until: Until,
+        deadline: float,
         run: Callable = run_experiment,
     ):
-        self.folder, self.executor, self.device, self.until, self.run_one = folder, executor, device, until, run
+        self.folder, self.executor, self.device, self.deadline, self.run_one = folder, executor, device, deadline, run
         todo = with_teachers(experiments)
         adopt_finished(todo, folder)
         self.done = {exp.run_id for exp in todo if finished(exp, folder) and not verify(folder / exp.run_id)}
@@ -127,7 +132,8 @@ class Sweep:
         """Submit, collect, and submit again, until everything is done or the sweep has to stop."""
         try:
             while self.running or (self.waiting and not self.stopping):
-                self.stopping = self.stopping or self.until.reached()
+                if must_stop(self.deadline):
+                    self.stop()
                 if not self.stopping:
                     self.submit()
                 at_work = [exp.run_id for exp in self.running.values()] + [*self.elsewhere]
@@ -138,7 +144,7 @@ class Sweep:
                     self.collect(future)
                 self.progress.update(at_work)
         except BrokenExecutor:
-            if self.until.reached():  # a worker was still starting, and does not know signals then
+            if must_stop(self.deadline):  # a worker was still starting, and does not know signals then
                 return Outcome(self.failed, self.progress.left())
             raise SweepStopped(
                 "a worker process was killed, perhaps for want of memory; the same command goes on from the last saved "
@@ -152,6 +158,12 @@ class Sweep:
         left = self.progress.left() if self.waiting else ""
         return Outcome(self.failed, left)
 
+    def stop(self) -> None:
+        """Begin nothing more, and have what runs save its state and leave."""
+        if not self.stopping:
+            self.executor.ask_to_stop()
+        self.stopping = True
+
     def submit(self) -> None:
         """Hand over, as long as there is room, experiments whose teacher is there and that nobody else is training."""
         room = self.executor.slots() - len(self.running)
@@ -161,7 +173,7 @@ class Sweep:
                 self.failed[exp.run_id] = f"its teacher {teacher} failed"
                 self.waiting.remove(exp)
             elif room > 0 and (teacher is None or teacher in self.done) and self.is_free(exp):
-                self.running[self.executor.submit(self.run_one, exp, self.folder, self.device, self.until)] = exp
+                self.running[self.executor.submit(self.run_one, exp, self.folder, self.device, self.deadline)] = exp
                 self.waiting.remove(exp)
                 room -= 1
 
@@ -189,8 +201,7 @@ class Sweep:
             self.elsewhere[exp.run_id] = lease(self.folder / exp.run_id)
             self.wait_for([exp])
         elif isinstance(error, Stopped):
-            self.until.flag.unlink(missing_ok=True)  # it may have been the worker alone that was asked
-            self.stopping = True
+            self.stop()  # it may have been the worker alone that was asked
             self.wait_for([exp])
         elif isinstance(error, WorkerLost):
             self.progress.say(f"{exp.run_id}: {error}")

@@ -4,7 +4,8 @@ import os
 import signal
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import suppress
 from multiprocessing import resource_tracker as tracker_of_python
 from typing import Protocol
 
@@ -27,6 +28,9 @@ class Executor(Protocol):
 
     def submit(self, function, /, *args) -> Future:
         """Have a worker call ``function(*args)``; WorkerLost in the future says that it may be submitted again."""
+
+    def ask_to_stop(self) -> None:
+        """Have all workers save the state of what they train, and leave the rest."""
 
     def stop(self) -> None:
         """End all workers at once."""
@@ -52,26 +56,16 @@ class LocalWorkers:
         future.add_done_callback(futures.discard)
         return future
 
+    def ask_to_stop(self) -> None:
+        """By a signal, which waits for a process that is still starting."""
+        for process in (process for pool in self.working for process in list(pool._processes)):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGUSR1)
+
     def stop(self) -> None:
         """End the processes, whatever they are at."""
         for pool in self.working:
             pool.shutdown(wait=True, kill_workers=True)
-
-
-class Threads(ThreadPoolExecutor):
-    """Slots of this process: for what only sleeps, and for tests that replace what a worker does."""
-
-    def slots(self) -> int:
-        """The number of threads."""
-        return self._max_workers
-
-    def submit(self, function, /, *args) -> Future:
-        """To the next free thread."""
-        return super().submit(function, *args)
-
-    def stop(self) -> None:
-        """Wait for the threads."""
-        self.shutdown()
 
 
 def local_workers(workers: int | None = None, device: str = "cpu", gpu_share: float | None = None) -> LocalWorkers:

@@ -302,23 +302,26 @@ def flip(path, position):
     path.write_bytes(content)
 
 
+LAST = "level-04.safetensors"
+
+
 def of_another_experiment(run, other):
-    shutil.copy(other / "checkpoint.safetensors", run / "checkpoint.safetensors")
+    shutil.copy(other / LAST, run / LAST)
 
 
 def of_another_architecture(run, _):
     """Its run_id is right and so is its checksum: as good a forgery as can be made."""
-    tensors = load_file(run / "checkpoint.safetensors")
+    tensors = load_file(run / LAST)
     tensors["vector"] = tensors["vector"][:100].clone()
     metadata = {"run_id": run.name, "history": json.dumps({"rows": [], "histograms": [], "segments": []})}
-    save_file(tensors, run / "checkpoint.safetensors", metadata | {"sha256": checkpoints._digest(tensors, metadata)})
+    save_file(tensors, run / LAST, metadata | {"sha256": checkpoints._digest(tensors, metadata)})
 
 
 CHECKPOINTS = {
-    "a byte of a weight": (lambda run, _: flip(run / "checkpoint.safetensors", -100), "differs from its checksum"),
-    "a byte of the header": (lambda run, _: flip(run / "checkpoint.safetensors", 20), "checkpoint"),
-    "cut": (lambda run, _: (run / "checkpoint.safetensors").write_bytes(b"x" * 100), "cannot be read as a checkpoint"),
-    "empty": (lambda run, _: (run / "checkpoint.safetensors").write_bytes(b""), "cannot be read as a checkpoint"),
+    "a byte of a weight": (lambda run, _: flip(run / LAST, -100), "differs from its checksum"),
+    "a byte of the header": (lambda run, _: flip(run / LAST, 20), "checkpoint"),
+    "cut": (lambda run, _: (run / LAST).write_bytes(b"x" * 100), "cannot be read as a checkpoint"),
+    "empty": (lambda run, _: (run / LAST).write_bytes(b""), "cannot be read as a checkpoint"),
     "another experiment's": (of_another_experiment, "is a checkpoint of another experiment, digits-mlp16"),
     "another architecture's": (of_another_architecture, "is of another architecture: vector is (100,), not ("),
 }
@@ -330,13 +333,13 @@ def test_checkpoints_are_quarantined_with_the_reason_and_made_again(trained, tmp
     exp, (good, other) = two_experiments()[0], trained
     run = tmp_path / "mine" / exp.run_id
     run.mkdir(parents=True)
-    shutil.copy(good / "checkpoint.safetensors", run)
+    shutil.copy(good / LAST, run)
     spoil(run, other)
     run_experiment(exp, tmp_path / "mine")
     assert message in caplog.text
-    assert "renamed to checkpoint.safetensors.damaged" in caplog.text
-    assert (run / "checkpoint.safetensors.damaged").exists()
-    again, expected = (load_file(r / "checkpoint.safetensors") for r in (run, good))
+    assert f"renamed to {LAST}.damaged" in caplog.text
+    assert (run / f"{LAST}.damaged").exists()
+    again, expected = (load_file(r / LAST) for r in (run, good))
     assert all(torch.equal(again[name], expected[name]) for name in expected)
 
 
@@ -346,7 +349,6 @@ FILES = [
     "config.json",
     "provenance.json",
     "level-00.safetensors",
-    "checkpoint.safetensors",
 ]
 
 

@@ -1,5 +1,6 @@
 """run, status, verify and export, as a person uses them: what they print and how they exit."""
 
+import math
 import os
 import shutil
 import signal
@@ -12,17 +13,17 @@ import pytest
 import yaml
 from conftest import SMALL
 
+from benchmarks.threads import Threads
 from sdd_utils import pruning_loop
 from sdd_utils.cli.commands import main
 from sdd_utils.config import Experiment
 from sdd_utils.errors import DIFFERENT, INTERRUPTED, REFUSED, REQUEUE, Busy, Stopped
 from sdd_utils.profiles import load_profile
 from sdd_utils.runner.integrity import is_final
-from sdd_utils.runner.locks import LOCKS, claimed
+from sdd_utils.runner.locks import claimed
 from sdd_utils.runner.run import finished, run_experiment
-from sdd_utils.runner.stopping import Until, _make_flag, flag_of_this_sweep, parse_duration
+from sdd_utils.runner.stopping import must_stop, parse_duration
 from sdd_utils.runner.sweep import run_sweep
-from sdd_utils.runner.workers import Threads
 from sdd_utils.tables import LEVEL_COLUMNS, MEASURED_ON_THE_CLOCK
 
 MLP = {key: list(v) if isinstance(v, tuple) else v for key, v in SMALL.items() if key not in ("arch", "noise_rate")}
@@ -150,14 +151,6 @@ def test_a_defect_of_ours_has_a_status_of_its_own(command, monkeypatch):
     assert "ZeroDivisionError" in printed
 
 
-def test_a_sweep_may_begin_while_another_ends(tmp_path):
-    flag = flag_of_this_sweep(tmp_path)
-    flag.parent.mkdir()
-    (flag.parent / f"sweep-{socket.gethostname()}-1-abc").symlink_to("gone")  # listed, and gone when it is looked at
-    _make_flag(flag)
-    assert flag.exists()
-
-
 def test_a_device_that_there_is_not_is_refused(command):
     code, printed = command("run", "--device", "gpu")
     assert code == REFUSED
@@ -267,12 +260,11 @@ def test_signals_stop_at_the_end_of_an_epoch(home, command, monkeypatch, number,
         if args[3] == 1:
             os.kill(os.getpid(), getattr(signal, number))
             asked = time.monotonic()
-            while flags() and time.monotonic() - asked < 60:  # Python calls the handler in the main thread, at its turn
+            while (
+                not must_stop(math.inf) and time.monotonic() - asked < 60
+            ):  # Python calls the handler in the main thread, at its turn
                 time.sleep(0.01)
         train(*args)
-
-    def flags():
-        return list((home / "runs" / "mine" / LOCKS).glob("sweep-*"))
 
     monkeypatch.setattr(pruning_loop, "train_level", signalled)
     code, printed = command("run", "--only", "seed=0")
@@ -287,7 +279,7 @@ def test_signals_stop_at_the_end_of_an_epoch(home, command, monkeypatch, number,
 
 def test_a_run_that_may_not_begin_leaves_everything_as_it_is(small, tmp_path):
     with pytest.raises(Stopped):
-        run_experiment(small(), tmp_path, until=Until(flag=tmp_path / "gone"))
+        run_experiment(small(), tmp_path, deadline=time.time())
     assert not list(tmp_path.iterdir())
 
 

@@ -12,11 +12,10 @@ import psutil
 import pytest
 from inject import content, snapshot
 
+from benchmarks.threads import Threads
 from sdd_utils.cli.commands import experiments_of
 from sdd_utils.errors import INTERRUPTED, SweepStopped
-from sdd_utils.runner.stopping import Outcome
-from sdd_utils.runner.sweep import run_sweep
-from sdd_utils.runner.workers import Threads
+from sdd_utils.runner.sweep import Outcome, run_sweep
 
 pytestmark = pytest.mark.cluster
 

@@ -8,9 +8,9 @@ import time
 import pytest
 from test_cluster import PART, assert_same, train
 
+from benchmarks.threads import Threads
 from sdd_utils.errors import REQUEUE
 from sdd_utils.files import ROOT
-from sdd_utils.runner.workers import Threads
 
 pytestmark = pytest.mark.cluster
 

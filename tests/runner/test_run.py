@@ -20,7 +20,6 @@ from sdd_utils.runner import run as runs
 from sdd_utils.runner.locks import claimed
 from sdd_utils.runner.provenance import provenance
 from sdd_utils.runner.run import finished, run_experiment
-from sdd_utils.runner.stopping import Until
 from sdd_utils.tables import LEVEL_COLUMNS, MEASURED_ON_THE_CLOCK
 
 
@@ -179,7 +178,7 @@ def test_no_epoch_is_begun_that_would_end_after_the_deadline(tmp_path, monkeypat
     meter = SimpleNamespace(start=lambda name: None, stop=dict)
     monkeypatch.setattr(runs, "energy_meter", lambda device: meter)
     with claimed(tmp_path / "run") as lock:
-        segment = runs.SegmentClock(checkpoints.History(), 9, "cpu", Until(time.time() + 0.4), lock)
+        segment = runs.SegmentClock(checkpoints.History(), 9, "cpu", time.time() + 0.4, lock)
         segment.begin()
         time.sleep(0.2)
         assert segment.must_save()
@@ -240,7 +239,7 @@ def test_a_run_has_the_files_and_columns_of_the_contract(small, tmp_path):
     assert set(table["teacher"]) == {"none"}
     assert set(table["temperature"]) == {""}
     assert table["sparsity"].tolist() == pytest.approx([1 - 0.8**i for i in range(5)], abs=1e-3)
-    state = load_file(run / "checkpoint.safetensors")
+    state = load_file(run / "level-04.safetensors")
     assert int(state["mask"].sum()) == table["remaining_params"].iat[-1]
     assert not state["vector"][: len(state["mask"])][~state["mask"]].any()
     assert json.loads((run / "config.json").read_text()) == exp.model_dump(mode="json")

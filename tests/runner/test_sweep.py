@@ -3,11 +3,11 @@ from collections import Counter
 import pandas as pd
 import pytest
 
+from benchmarks.threads import Threads
 from sdd_utils.errors import WorkerLost
 from sdd_utils.runner.run import finished, run_experiment
-from sdd_utils.runner.stopping import Outcome
-from sdd_utils.runner.sweep import LIVES, run_sweep, with_teachers
-from sdd_utils.runner.workers import Threads, local_workers
+from sdd_utils.runner.sweep import LIVES, Outcome, run_sweep, with_teachers
+from sdd_utils.runner.workers import local_workers
 from sdd_utils.tables import MEASURED_ON_THE_CLOCK
 
 

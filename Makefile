@@ -12,6 +12,7 @@ UV := 0.13.9
 RESULTS ?= results/runs
 EXECUTED := $(RESULTS)/$(PROFILE)/notebooks
 PACKAGE = $(shell find sdd_utils -name '*.py')
+EXPORTED := $(RESULTS)/$(PROFILE)/deployment.csv
 TRAINING := 01_% 02_% 03_% 06_%
 
 .DEFAULT_GOAL := help
@@ -31,7 +32,8 @@ reproduce: $(READY) ## execute PROFILE's notebooks in order, which train what is
 
 # Written under another name first, since papermill leaves a file also where a cell has failed. The bar of a notebook that
 # trains goes straight to the terminal; of what else is said there, a kernel's warning about its transport is left out.
-$(EXECUTED)/%.ipynb: notebooks/$$(notdir $$*).ipynb notebooks/profiles/$(PROFILE).yaml $$(PACKAGE) $(READY)
+$(EXECUTED)/%.ipynb: notebooks/$$(notdir $$*).ipynb notebooks/profiles/$(PROFILE).yaml $$(PACKAGE) $(READY) \
+		$$(if $$(filter 04_cost,$$(notdir $$*)),$(EXPORTED))
 	@echo "$(PROFILE): $*"
 	@mkdir -p $(@D)
 	@SDD_LOG_SECONDS=5 $(RUN) papermill $< $(@D)/.$(@F) --cwd notebooks --no-progress-bar --log-level ERROR \
@@ -40,6 +42,9 @@ $(EXECUTED)/%.ipynb: notebooks/$$(notdir $$*).ipynb notebooks/profiles/$(PROFILE
 		$(if $(filter $(TRAINING),$(notdir $*)),-p device $(DEVICE) $(if $(WORKERS),-p workers $(WORKERS))) \
 		--stderr-file /dev/fd/3 3>&2 2> >(grep -v "IPKernelApp. WARNING" >&2)
 	@mv $(@D)/.$(@F) $@
+
+$(EXPORTED): benchmarks/deploy.py notebooks/profiles/$(PROFILE).yaml $$(PACKAGE) $(READY)
+	@$(RUN) benchmarks deploy --profile $(PROFILE) --results $(RESULTS)
 
 train: $(READY) ## train PROFILE ahead of the notebooks (for BUDGET=9m at most; on DEVICE=cuda; on CLUSTER=host:port)
 	$(RUN) sdd_utils run --profile $(PROFILE) --results $(RESULTS) --device $(DEVICE) $(if $(WORKERS),--workers $(WORKERS)) \
@@ -75,7 +80,7 @@ notebooks: $(READY) ## execute the committed notebooks in place, on the committe
 	$(RUN) nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 reference: $(READY) ## make this machine's finished runs of PROFILE the committed reference (ONLY=seed=0: add these to it)
-	$(VENV)/bin/python scripts/publish.py --profile $(PROFILE) $(if $(ONLY),--only $(ONLY))
+	$(RUN) scripts.publish --profile $(PROFILE) $(if $(ONLY),--only $(ONLY))
 
 faults: $(READY) ## disturb N (default: 200) real sweeps in every way, compare, and record it in results/reference/faults
 	$(VENV)/bin/python tests/faults/inject.py --faults $(N) --record results/reference/faults

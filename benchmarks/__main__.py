@@ -1,15 +1,17 @@
-"""The commands: ``python -m benchmarks speed``, ``scale`` and ``plan``, which make bench, bench-scale and plan call."""
+"""The commands ``python -m benchmarks speed``, ``scale``, ``plan`` and ``deploy``; make calls them."""
 
 import re
+from pathlib import Path
 
 import click
 import pandas as pd
 
+from benchmarks.deploy import deployment
 from benchmarks.plan import last_bench, makespans, plan
 from benchmarks.scale import bench_scale
 from benchmarks.speed import bench, chosen
 from sdd_utils.cli.commands import experiments_of, main
-from sdd_utils.cli.options import device_option, only_option, profile_option
+from sdd_utils.cli.options import device_option, only_option, profile_option, results_option
 from sdd_utils.errors import ConfigError
 from sdd_utils.files import ROOT, read_csv, write_csv
 from sdd_utils.metrics.energy import check_country
@@ -22,7 +24,7 @@ BENCH = REFERENCE / "bench"
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def benchmarks() -> None:
-    """Speed beside the conventional way, scaling, and what a profile would take."""
+    """Speed beside the conventional way, scaling, what a profile would take, and what sparsity buys at inference."""
 
 
 @benchmarks.command("speed")
@@ -88,6 +90,16 @@ def plan_command(profile: str, only: str, device: str, devices: str) -> None:
         speed = f"at the speed of the last make bench, {number} experiments at a time"
         speed += f" (--gpu-share {1 / number:g})" if number > 1 and device.startswith("cuda") else ""
     click.echo(f"\n{name}: {speed}")
+
+
+@benchmarks.command("deploy")
+@profile_option
+@results_option
+def deploy_command(profile: str, results: Path) -> None:
+    """Export a finished curve of each architecture with students; measure files and speed at some sparsities."""
+    path = results / profile / "deployment.csv"
+    write_csv(path, deployment(experiments_of(profile), results / profile))
+    click.echo(f"{path}: networks as ONNX files, weighed and timed")
 
 
 if __name__ == "__main__":

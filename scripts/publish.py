@@ -1,6 +1,6 @@
 """The committed reference of a profile, made of finished runs: of all at once, or of some after others.
 
-python scripts/publish.py --profile digits [--only seed=0]
+python -m scripts.publish --profile digits [--only seed=0]
 """
 
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pandas as pd
 
+from benchmarks.deploy import deployment
 from sdd_utils.analysis.claims import claims_table
 from sdd_utils.cli.commands import main
 from sdd_utils.cli.options import only_option, profile_option, results_option
@@ -42,7 +43,8 @@ def publish(name: str, runs: Path = RUNS, only: str = "") -> None:
         origins.insert(0, json.loads((target / "provenance.json").read_text(encoding="utf-8")))
     origin = _origin(origins)
     if not study.profile.tunes:
-        tables |= {"weights": study.weights(), "deployment": study.deployment()}
+        tables["weights"] = study.weights()
+        tables["deployment"] = deployment(study.profile.experiments(), study.folder, set(tables["levels"]["run_id"]))
     if held:
         tables = _joined(name, held, tables)
     if not (tables["levels"]["method"] == "vanilla").any():

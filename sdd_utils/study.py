@@ -116,27 +116,8 @@ class Study:
         return plain.merge(pd.concat(tables), on=["run_id", "level"]).groupby(keys, as_index=False)["count"].sum()
 
     def deployment(self) -> pd.DataFrame:
-        """Size and speed of exported networks: for each architecture with students its first vanilla curve.
-
-        Dense, at the levels closest to KEPT_SPARSITIES, and at the last; see ``metrics.deploy``. From runs, it is
-        measured now.
-        """
-        if self.folder is None:
-            return self._of_dataset(load_deployment(self.profile.profile))
-        from sdd_utils.metrics.deploy import DEPLOYMENT_COLUMNS, weighed
-        from sdd_utils.runner.run import shown_networks
-
-        with_students = {exp.arch for exp in self.profile.experiments() if exp.teacher}
-        first: dict[str, Experiment] = {}
-        for exp in self._select(("vanilla",)):
-            if exp.arch in with_students:
-                first.setdefault(exp.arch, exp)
-        rows = []
-        for exp in first.values():
-            setting = {"dataset": exp.dataset, "arch": exp.arch, "width": exp.width, "noise_rate": exp.noise_rate}
-            for level, sparsity, net in shown_networks(exp, self.folder):
-                rows += [setting | {"level": level, "sparsity": sparsity} | row for row in weighed(exp, net)]
-        return pd.DataFrame(rows, columns=DEPLOYMENT_COLUMNS)
+        """Size and speed of exported networks; ``python -m benchmarks deploy`` measures them. Raises ResultsMissing."""
+        return self._of_dataset(load_deployment(self.profile.profile, self.folder))
 
     def tour(self, levels: pd.DataFrame) -> dict:
         """The architecture and noise rate that the profile shows first, as keyword arguments."""

@@ -110,9 +110,14 @@ def load_weights(profile: str) -> pd.DataFrame:
     return read_csv(_reference(profile, "weights.csv"))
 
 
-def load_deployment(profile: str) -> pd.DataFrame:
-    """Size and speed of exported networks, in ``deploy.DEPLOYMENT_COLUMNS``. Raises ResultsMissing."""
-    return read_csv(_reference(profile, "deployment.csv"))
+def load_deployment(profile: str, runs: Path | None = None) -> pd.DataFrame:
+    """Size and speed of exported networks, of a committed reference or of ``runs``; columns as ``benchmarks.deploy``
+    says. Raises ResultsMissing."""
+    if runs is None:
+        return read_csv(_reference(profile, "deployment.csv"))
+    if not (path := runs / "deployment.csv").exists():
+        raise ResultsMissing(f"{path} is not there; python -m benchmarks deploy --profile {profile} makes it")
+    return read_csv(path)
 
 
 def _reference(profile: str, table: str) -> Path:

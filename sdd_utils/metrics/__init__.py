@@ -1,1 +1,1 @@
-"""What training costs and what a pruned network is worth: FLOPs, energy, size and speed."""
+"""What training costs: FLOPs, energy, emissions."""

@@ -23,7 +23,7 @@ from sdd_utils.metrics.energy import energy_meter
 from sdd_utils.metrics.flops import level_flops
 from sdd_utils.pruning import SparseNetwork, new_network
 from sdd_utils.pruning_loop import iterative_pruning
-from sdd_utils.runner.checkpoints import History, drop_levels, level_file, restore, resume, save, shown_levels
+from sdd_utils.runner.checkpoints import History, drop_levels, level_file, restore, resume, save
 from sdd_utils.runner.integrity import finalise, is_final, repair, verify
 from sdd_utils.runner.locks import claimed, hold
 from sdd_utils.runner.provenance import commit, provenance
@@ -192,15 +192,6 @@ def load_teacher(exp: Experiment, folder: Path, device: str = "cpu") -> tuple[Sp
     net = new_network(teacher, device)
     restore(level_file(run, level), teacher, net)
     return net, level
-
-
-def shown_networks(exp: Experiment, folder: Path) -> Iterator[tuple[int, float, SparseNetwork]]:
-    """Level, sparsity and network of a finished run, at ``checkpoints.shown_levels``. Raises Damaged."""
-    levels = read_csv(folder / exp.run_id / "levels.csv")
-    for level in sorted(shown_levels(levels)):
-        net = new_network(exp)
-        restore(level_file(folder / exp.run_id, level), exp, net)
-        yield level, levels.at[level, "sparsity"], net
 
 
 def _now() -> str:

@@ -30,7 +30,7 @@ PROFILE = {
 @pytest.fixture
 def home(home, monkeypatch):
     """That place with the finished runs of ``mine``, trained by a commit; its reference is in ``reference``."""
-    monkeypatch.setattr("sdd_utils.metrics.deploy.SECONDS", 0.01)
+    monkeypatch.setattr("benchmarks.deploy.SECONDS", 0.01)
     monkeypatch.setattr("scripts.publish.save_figures", lambda *_: None)
     monkeypatch.setattr("scripts.publish.REFERENCE", home / "reference")
     trained_by(monkeypatch, "a" * 40)

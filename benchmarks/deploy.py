@@ -12,18 +12,23 @@ import io
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn as nn
 from torch import Tensor
 
 from sdd_utils.config import Experiment
-from sdd_utils.pruning import SparseNetwork
+from sdd_utils.files import read_csv
+from sdd_utils.pruning import SparseNetwork, new_network
+from sdd_utils.runner.checkpoints import level_file, restore, shown_levels
+from sdd_utils.runner.run import finished
 
 SECONDS = 0.1
 """A network is timed for so long on one image, and as long on 64."""
@@ -169,6 +174,29 @@ class Session:
             self(images)
             times.append(1000 * (time.perf_counter() - begin))
         return median(times)
+
+
+def deployment(experiments: list[Experiment], folder: Path, only: Container[str] | None = None) -> pd.DataFrame:
+    """Size and speed of exported networks, in DEPLOYMENT_COLUMNS.
+
+    Of each architecture with students, on each dataset, the first vanilla curve that is finished in ``folder`` (and has
+    a run_id of ``only``): dense, at the levels closest to KEPT_SPARSITIES, and at the last. Raises Damaged.
+    """
+    with_students = {exp.arch for exp in experiments if exp.teacher}
+    first: dict[tuple[str, str], Experiment] = {}
+    for exp in (exp for exp in experiments if only is None or exp.run_id in only):
+        if exp.method == "vanilla" and exp.arch in with_students and finished(exp, folder):
+            first.setdefault((exp.dataset, exp.arch), exp)
+    rows = []
+    for exp in first.values():
+        setting = {"dataset": exp.dataset, "arch": exp.arch, "width": exp.width, "noise_rate": exp.noise_rate}
+        levels = read_csv(folder / exp.run_id / "levels.csv")
+        for level in sorted(shown_levels(levels)):
+            net = new_network(exp)
+            restore(level_file(folder / exp.run_id, level), exp, net)
+            at = {"level": level, "sparsity": levels.at[level, "sparsity"]}
+            rows += [setting | at | row for row in weighed(exp, net)]
+    return pd.DataFrame(rows, columns=DEPLOYMENT_COLUMNS)
 
 
 def weighed(exp: Experiment, net: SparseNetwork) -> Iterator[dict]:

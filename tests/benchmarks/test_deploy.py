@@ -5,8 +5,9 @@ import torch
 import yaml
 from conftest import SMALL, SMALL_VIT
 
-from sdd_utils.metrics.deploy import DEPLOYMENT_COLUMNS, Session, to_onnx, without_dead_units
+from benchmarks.deploy import DEPLOYMENT_COLUMNS, Session, deployment, to_onnx, without_dead_units
 from sdd_utils.models import build_model, prunable_layers
+from sdd_utils.profiles import load_profile
 from sdd_utils.pruning import SparseNetwork, prune
 from sdd_utils.study import Study
 
@@ -90,7 +91,7 @@ def test_the_exported_network_computes_the_same_for_any_number_of_images(small, 
 def test_a_profiles_first_vanilla_curve_of_each_architecture_with_students_is_weighed_at_its_sparsities(
     home, monkeypatch
 ):
-    monkeypatch.setattr("sdd_utils.metrics.deploy.SECONDS", 0.01)
+    monkeypatch.setattr("benchmarks.deploy.SECONDS", 0.01)
     settings = {k: v for k, v in SMALL.items() if k not in ("arch", "noise_rate")} | {"milestones": [0.5]}
     settings |= {"levels": 7, "prune_share": 0.5}
     students = {"noise_rates": [0.3], "teachers": ["dense"], "temperatures": [4], "alphas": [0.9]}
@@ -101,7 +102,7 @@ def test_a_profiles_first_vanilla_curve_of_each_architecture_with_students_is_we
     (home / "profiles" / "mine.yaml").write_text(yaml.safe_dump(profile))
     Study("mine", home, only="arch=mlp,seed=0").run("vanilla")
 
-    table = Study("mine", home).deployment()
+    table = deployment(load_profile("mine").experiments(), home / "mine")
     assert list(table.columns) == DEPLOYMENT_COLUMNS
     assert set(table["arch"]) == {"mlp"}
     masked = table[table["variant"] == "masked"].set_index("level")

@@ -96,6 +96,6 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.11 …")'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check uv==$(UV)
-	$(VENV)/bin/uv pip install --quiet --python $(VENV) -r requirements.lock
+	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(VENV) -r requirements.lock
 	$(VENV)/bin/uv pip install --quiet --python $(VENV) --no-deps --editable .
 	@touch $@

@@ -7,6 +7,7 @@ import click
 import pandas as pd
 
 from benchmarks.deploy import deployment
+from benchmarks.device import file_name
 from benchmarks.plan import last_bench, makespans, plan
 from benchmarks.scale import bench_scale
 from benchmarks.speed import bench, chosen
@@ -15,7 +16,6 @@ from sdd_utils.cli.options import device_option, only_option, profile_option, re
 from sdd_utils.errors import ConfigError
 from sdd_utils.files import ROOT, read_csv, write_csv
 from sdd_utils.metrics.energy import check_country
-from sdd_utils.runner.provenance import file_name
 from sdd_utils.runner.sweep import check_device, with_teachers
 from sdd_utils.tables import REFERENCE
 

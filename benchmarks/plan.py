@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from benchmarks.device import device_name, file_name
 from sdd_utils.config import Experiment
 from sdd_utils.errors import ConfigError
 from sdd_utils.files import read_csv
 from sdd_utils.metrics.flops import dense_flops
-from sdd_utils.runner.provenance import device_name, file_name
 from sdd_utils.runner.schedule import ranks, teacher_of
 from sdd_utils.tables import REFERENCE
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pandas as pd
 from loky import cpu_count
 
+from benchmarks.device import device_name
 from benchmarks.plan import simulate
 from benchmarks.threads import Threads
 from sdd_utils.config import Experiment
 from sdd_utils.execution import visible_gpus
-from sdd_utils.runner.provenance import device_name
 from sdd_utils.runner.run import run_experiment
 from sdd_utils.runner.sweep import run_sweep
 from sdd_utils.runner.workers import Executor, local_workers

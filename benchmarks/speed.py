@@ -18,13 +18,13 @@ from loky import cpu_count
 from tqdm import tqdm
 
 from benchmarks.barrier import Barrier
+from benchmarks.device import device_name
 from benchmarks.timing import Row, Timing, Way, matrix_rate, measure
 from sdd_utils.config import Experiment
 from sdd_utils.errors import ConfigError
 from sdd_utils.execution import Execution
 from sdd_utils.metrics.energy import COUNTRY
 from sdd_utils.metrics.flops import dense_flops
-from sdd_utils.runner.provenance import device_name
 from sdd_utils.runner.workers import local_workers
 
 

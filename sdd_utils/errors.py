@@ -1,16 +1,10 @@
 """What a person can put right: the command line prints these messages without a traceback and exits with REFUSED."""
 
-DIFFERENT = 1
-"""Exit status of ``verify`` when something is damaged or differs from the reference."""
-
-REFUSED = 2
-"""Exit status after a wrong setting, a damaged file, a full disk, a run that failed."""
-
-REQUEUE = 75
-"""Exit status when work remains and the same command would go on with it (sysexits' EX_TEMPFAIL)."""
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
+# Exit statuses
+DIFFERENT = 1  # ``verify`` found something damaged, or different from the reference
+REFUSED = 2  # a wrong setting, a damaged file, a full disk, a run that failed
+REQUEUE = 75  # work remains, and the same command would go on with it (sysexits' EX_TEMPFAIL)
+INTERRUPTED = 130  # Ctrl-C, as shells have it
 
 
 class SddError(Exception):

@@ -3,7 +3,6 @@
 import importlib.metadata
 import os
 import platform
-import re
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -54,17 +53,3 @@ def cpu_model() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def device_name(device: str) -> str:
-    """Of the GPU, or of the processor with the number of cores that this process may use."""
-    import torch
-
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{cpu_model()} {len(os.sched_getaffinity(0))} cores"
-
-
-def file_name(name: str) -> str:
-    """Of a device's table: ``NVIDIA H200`` → ``nvidia-h200.csv``."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") + ".csv"

@@ -8,6 +8,7 @@ from conftest import SMALL
 from benchmarks import __main__ as command
 from benchmarks import conventional, speed, timing
 from benchmarks.barrier import Barrier
+from benchmarks.device import file_name
 from benchmarks.plan import plan
 from benchmarks.threads import Threads
 from sdd_utils.cli.commands import main
@@ -15,7 +16,6 @@ from sdd_utils.config import Experiment
 from sdd_utils.errors import REFUSED, ConfigError
 from sdd_utils.files import read_csv, write_csv
 from sdd_utils.metrics.flops import dense_flops, flop_count
-from sdd_utils.runner.provenance import file_name
 
 
 class Meter:

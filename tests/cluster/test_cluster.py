@@ -20,6 +20,7 @@ from sdd_utils.runner.sweep import Outcome, run_sweep
 pytestmark = pytest.mark.cluster
 
 PART = "arch=mlp,noise_rate=0.3,seed=0"  # a teacher, its two students, and another
+LONGER = "arch=mlp,noise_rate=0.3"  # long enough to be interrupted
 RUN = [sys.executable, "-m", "sdd_utils", "run", "--profile", "smoke"]
 
 
@@ -47,8 +48,8 @@ def local(tmp_path_factory):
     return folder
 
 
-def train(results, executor, **options):
-    return run_sweep(experiments_of("smoke", PART), Path(results) / "smoke", executor, **options)
+def train(results, executor, part=PART, **options):
+    return run_sweep(experiments_of("smoke", part), Path(results) / "smoke", executor, **options)
 
 
 def connect(cluster):
@@ -153,7 +154,7 @@ class TestOneDriver:
 
         thread = threading.Thread(target=disturb)
         thread.start()
-        assert train(self.HERE, executor) == Outcome()
+        assert train(self.HERE, executor, LONGER) == Outcome()
         thread.join()
         for _ in range(nodes - len(cluster.worker_nodes)):
             cluster.add_node(num_cpus=1)
@@ -193,7 +194,7 @@ def test_the_driver_is_killed_with_its_workers_and_the_next_goes_on(cluster, loc
 def test_a_cluster_started_here_is_reachable_from_here_alone_and_ends_with_the_sweep(local, tmp_path, monkeypatch):
     for name in ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_TOKEN", "RAY_AUTH_MODE"):
         monkeypatch.delenv(name, raising=False)
-    sweep = start(tmp_path, "ray", "arch=mlp,noise_rate=0.3")  # long enough to be interrupted
+    sweep = start(tmp_path, "ray", LONGER)
     wait_for_levels(tmp_path, 4)
     processes = [psutil.Process(sweep.pid), *psutil.Process(sweep.pid).children(recursive=True)]
     listening = [c.laddr for p in processes for c in p.net_connections() if c.status == psutil.CONN_LISTEN]

@@ -10,11 +10,8 @@ from sdd_utils.errors import ConfigError
 COUNTRY = os.environ.get("SDD_COUNTRY") or "FRA"
 """Whose grid intensity turns kWh into kg CO₂eq: an ISO code. France by default, where the paper's authors work."""
 
-AT_A_TIME = "SDD_AT_A_TIME"
-"""How many experiments share the counters of this machine's processor; workers find it in their environment."""
-
-ON_ONE_GPU = "SDD_ON_ONE_GPU"
-"""How many experiments share the GPU that they see."""
+AT_A_TIME, ON_ONE_GPU = "SDD_AT_A_TIME", "SDD_ON_ONE_GPU"
+"""Where workers find how many experiments share the processor's counters, and the GPU that they see."""
 
 COUNTERS = ("Rapl", "Gadget", "Emi", "AppleSilicon", "Raspberry")
 """In the names that codecarbon gives to processors whose power it reads; of others it estimates it."""
@@ -33,10 +30,9 @@ def check_country() -> None:
 class EnergyMeter:
     """codecarbon's offline tracker, read once a level.
 
-    ``source`` says where its figures come from: ``measured`` by power counters; ``estimated from TDP``, the thermal
-    design power of the processor and this process's share of its time, where the machine exposes no counter; ``GPU
-    measured, processor estimated from TDP`` where NVML is the only one; or ``not measured``, and why. Of the GPUs that
-    there are it reads the one that ``device`` means. Memory is always codecarbon's estimate, 10 W or more a process.
+    ``source`` is ``measured`` (by power counters), ``estimated from TDP`` (the processor's design power and this
+    process's share of its time), ``GPU measured, processor estimated from TDP``, or ``not measured`` and why. Of the
+    GPUs it reads the one that ``device`` means. Memory is always codecarbon's estimate, 10 W or more a process.
     """
 
     def __init__(self, device: str = "cpu", at_a_time: int = 1, on_one_gpu: int = 1):
@@ -76,8 +72,7 @@ class EnergyMeter:
     def stop(self) -> dict:
         """codecarbon's record since ``start``, and ``energy_source``; the latter alone when it could not measure.
 
-        A power counter counts a whole processor or GPU. What it shows is split evenly among the experiments that
-        train at a time.
+        What a counter shows of a whole processor or GPU is split evenly among the experiments that train at a time.
         """
         record = self._try(self._read) if self.tracker else None
         return record or {"energy_source": self.source}

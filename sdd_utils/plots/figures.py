@@ -7,49 +7,31 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from sdd_utils.analysis import curves
 from sdd_utils.analysis.cost import COSTS, MEASURED, front, spent
-from sdd_utils.analysis.curves import (
-    architectures,
-    at_weight_decay,
-    distilled_settings,
-    select,
-    setting_name,
-    vanilla,
-    vanilla_settings,
-    weight_decays,
-)
+from sdd_utils.analysis.curves import setting_name
 from sdd_utils.analysis.methods import BLUE, COMPARED, GREEN, METHODS, ORANGE, RED
 from sdd_utils.models import label_of
-from sdd_utils.plots.panels import (
-    COLUMN,
-    Lines,
-    clip,
-    draw_curves,
-    draw_panels,
-    line_of,
-    nothing,
-    panel_grid,
-    shade_phases,
-    sparsity_axis,
-)
+from sdd_utils.plots import panels
+from sdd_utils.plots.panels import COLUMN, Lines, draw_curves, draw_panels
 from sdd_utils.tables import WEIGHT_BIN, WEIGHT_BINS
 
 
 def tour(levels: pd.DataFrame, arch: str, noise_rate: float) -> Figure:
     """The phenomenon on one curve: test accuracy above, and below it how training examples are fitted."""
-    rows = vanilla(levels, arch, noise_rate)
+    rows = curves.vanilla(levels, arch, noise_rate)
     fig, (top, below) = plt.subplots(2, 1, figsize=(COLUMN * 1.25, 4.2), sharex=True, height_ratios=[3, 2])
     for ax, names in ((top, True), (below, False)):
-        shade_phases(ax, rows, names)
+        panels.shade_phases(ax, rows, names)
     draw_curves(top, rows, color="0.15", marker="o", markersize=3)
     top.set(ylabel="test accuracy (%)")
-    clip(top)
+    panels.clip(top)
     draw_curves(below, rows, "clean_fit", color=GREEN, label="right labels fitted")
     if rows["memorised"].notna().all():  # without noise there is nothing to memorise
         draw_curves(below, rows, "memorised", color=RED, label="wrong labels memorised")
     below.set(ylabel="training examples (%)", ylim=(-3, 103))
     below.legend(loc="lower center", fontsize=7)
-    sparsity_axis(below)
+    panels.sparsity_axis(below)
     top.set_xlabel("")
     return fig
 
@@ -69,24 +51,24 @@ def baseline(levels: pd.DataFrame) -> Figure:
         rates = sorted(rows["noise_rate"].unique())
         return [(f"ε = {r:g}", rows[rows["noise_rate"] == r], c) for r, c in zip(rates, _shades(rates), strict=True)]
 
-    return draw_panels({label_of(arch): lines(arch) for arch in architectures(plain)})
+    return draw_panels({label_of(arch): lines(arch) for arch in curves.architectures(plain)})
 
 
 def l2_sweep(levels: pd.DataFrame) -> Figure:
     """Curves without a teacher: one panel for each (architecture, ε) that has several λ, one line a λ."""
 
     def lines(arch: str, rate: float) -> Lines:
-        grid = weight_decays(levels, arch, rate)
+        grid = curves.weight_decays(levels, arch, rate)
         shades = zip(grid, _shades(grid), strict=True)
-        return [(f"λ = {d:g}", at_weight_decay(levels, arch, rate, d), colour) for d, colour in shades]
+        return [(f"λ = {d:g}", curves.at_weight_decay(levels, arch, rate, d), colour) for d, colour in shades]
 
-    settings = [s for s in vanilla_settings(levels) if len(weight_decays(levels, *s)) > 1]
+    settings = [s for s in curves.vanilla_settings(levels) if len(curves.weight_decays(levels, *s)) > 1]
     return draw_panels({setting_name(*s): lines(*s) for s in settings})
 
 
 def distillation(levels: pd.DataFrame) -> Figure:
     """Vanilla beside its students: one panel for each (architecture, ε) that has students; vanilla's phases behind."""
-    settings = distilled_settings(levels)
+    settings = curves.distilled_settings(levels)
     return draw_panels({setting_name(*s): _methods(levels, *s) for s in settings}, phases_of=METHODS["vanilla"].label)
 
 
@@ -96,18 +78,18 @@ def frontier(levels: pd.DataFrame, remaining: float = 10.0) -> Figure:
     One panel for each (architecture, ε) with students, one point a (way to prune, level) with at most ``remaining`` %
     of the weights left, means over seeds; the line joins those that no other point beats in both.
     """
-    settings = distilled_settings(levels)
+    settings = curves.distilled_settings(levels)
     if not settings:
-        return nothing()
+        return panels.nothing()
     table = spent(levels)
     cost = "train_flops" if table["energy_kwh"].isna().any() else "energy_kwh"
     points = table.groupby(["arch", "noise_rate", "pipeline", "level"], as_index=False)[MEASURED + COSTS].mean()
     points = points[points["sparsity"] >= 1 - remaining / 100]
     factor, unit = (1, "FLOPs") if cost == "train_flops" else (1, "kWh") if points[cost].max() > 0.1 else (1000, "Wh")
     points = points.assign(spent=factor * points[cost], percent=100 * points["test_acc"])
-    fig, axes = panel_grid(len(settings))
+    fig, axes = panels.panel_grid(len(settings))
     for ax, setting in zip(axes.flat, settings, strict=False):
-        mine = select(points, [setting])
+        mine = curves.select(points, [setting])
         best = front(mine, "spent", "percent")
         ax.plot(best["spent"], best["percent"], color="0.6", lw=1, zorder=1)
         for name, method in COMPARED.items():
@@ -134,9 +116,10 @@ def weights(histograms: pd.DataFrame, remaining: tuple[float, ...] = (50, 5, 1))
     rates the first is shown. The outermost bins, which hold all that lies beyond, count and are not drawn.
     """
     limit = WEIGHT_BIN * WEIGHT_BINS / 2
-    archs = [a for a in architectures(histograms) if histograms.query("arch == @a")["weight_decay"].nunique() > 1]
+    several = histograms.groupby("arch")["weight_decay"].nunique() > 1
+    archs = [arch for arch in curves.architectures(histograms) if several[arch]]
     if not archs:
-        return nothing()
+        return panels.nothing()
     fig, axes = plt.subplots(len(archs), len(remaining), figsize=(COLUMN * 2, 1.6 * len(archs) + 0.3), squeeze=False)
     for arch, row in zip(archs, axes, strict=True):
         by_rate = histograms[histograms["arch"] == arch].groupby("noise_rate")
@@ -175,7 +158,7 @@ def all_figures(levels: pd.DataFrame, histograms: pd.DataFrame, shown: dict) -> 
 
 
 def _methods(levels: pd.DataFrame, arch: str, rate: float) -> Lines:
-    lines = [line_of(method, levels, arch, rate) for method in METHODS.values() if method.beside_vanilla]
+    lines = [panels.line_of(method, levels, arch, rate) for method in METHODS.values() if method.beside_vanilla]
     return [line for line in lines if len(line[1])]
 
 

@@ -31,16 +31,11 @@ KEPT_SPARSITIES = (0.9, 0.99)
 
 @dataclass
 class History:
-    """What was measured so far.
+    """What was measured so far."""
 
-    ``rows`` holds the measured columns of levels.csv, one a level; ``histograms`` the counts of surviving weights by
-    bin, one a level; ``segments`` seconds and codecarbon's record of each uninterrupted stretch of training, one or
-    more a level, the level that is being trained included.
-    """
-
-    rows: list[dict] = field(default_factory=list)
-    histograms: list[list[int]] = field(default_factory=list)
-    segments: list[dict] = field(default_factory=list)
+    rows: list[dict] = field(default_factory=list)  # the measured columns of levels.csv, one a level
+    histograms: list[list[int]] = field(default_factory=list)  # counts of surviving weights by bin, one a level
+    segments: list[dict] = field(default_factory=list)  # seconds and codecarbon's record of uninterrupted training
 
     @property
     def levels(self) -> int:

@@ -35,7 +35,7 @@ from sdd_utils.runner.locks import claimed, hold
 from sdd_utils.runner.stopping import note_signal, unasked
 from sdd_utils.runner.workers import experiments_a_gpu
 
-LOCAL = "ray"  # the address that starts a cluster of this machine alone, unless RAY_ADDRESS names one to join
+LOCAL = "ray"  # the address that starts a cluster here, unless RAY_ADDRESS names one to join
 CONNECT_SECONDS = 5.0  # in which an address must answer
 POLL_SECONDS = 0.5  # between two looks of a worker for changed files, and of the driver for the end of the sweep
 STORE_BYTES = 512 * 2**20  # shared memory of a cluster that is started here; Ray spills to the disk what is beyond it
@@ -50,10 +50,8 @@ Files = dict[str, bytes]
 class RayWorkers:
     """The slots of a Ray cluster, each for one experiment; see ``workers.Executor``.
 
-    ``address`` is as for ``connect``; ``most`` limits how many experiments train at a time, and is the number of slots
-    of a cluster that is started here; ``device`` is ``cpu`` or ``cuda``; ``gpu_share`` is as for
-    ``workers.local_workers``. Raises ConfigError when Ray is not installed, the cluster cannot be joined, or no machine
-    has a GPU.
+    ``address`` is as for ``connect``, ``gpu_share`` as for ``workers.local_workers``; ``most`` limits how many
+    experiments train at a time, and is the number of slots of a cluster that is started here. Raises ConfigError.
     """
 
     def __init__(self, address: str, most: int | None = None, device: str = "cpu", gpu_share: float | None = None):
@@ -147,7 +145,7 @@ def work(call: bytes, expected: dict[str, str], settings: dict[str, str], needs:
     """A worker's task: train in a scratch folder, into which it first writes ``runs`` ({run_id: files}). Yields this
     machine's name, the files of the run that changed, and the names of all that it has.
 
-    ``call`` is pickled, since it may be unpickled with the right versions alone. Raises SweepStopped when they are not.
+    ``call`` is unpickled with the right versions alone. Raises SweepStopped where they are others.
     """
     import ray
 
@@ -185,8 +183,8 @@ def work(call: bytes, expected: dict[str, str], settings: dict[str, str], needs:
 def changed_files(run: Path, known: dict[str, tuple] | None = None) -> tuple[Files, dict[str, tuple]]:
     """Read what of a run is not as it was when this returned ``known`` for it.
 
-    What is read is whole, as every file is written at once (``files.write_bytes``). A run writes its state, then its
-    tables, and SUMS last; they are read the other way round, so that no table is ahead of the state.
+    A run writes its state, then its tables, and SUMS last, each at once; they are read the other way round, so that no
+    table is ahead of the state.
     """
     files, stamps = {}, {}
     for path in sorted(run.glob("[!.]*"), key=lambda path: (path.name == SUMS, path.suffix != STATE), reverse=True):
@@ -223,11 +221,8 @@ def versions() -> dict[str, str]:
 
 
 def connect(address: str, slots: int | None = None) -> ModuleType:
-    """Ray, connected: ``ray`` starts a cluster on this machine, with ``slots`` cores (all by default), that no other
-    machine can reach; ``host:port`` joins one, as ``ray`` does where RAY_ADDRESS names it.
-
-    Raises ConfigError when Ray is not installed, or the cluster cannot be joined.
-    """
+    """Ray, connected: ``ray`` starts a cluster with ``slots`` cores (all by default) that no other machine can reach;
+    ``host:port`` joins one, as ``ray`` does where RAY_ADDRESS names it. Raises ConfigError."""
     joins = os.environ.get("RAY_ADDRESS", "") if address == LOCAL else address
     host, _, port = joins.rpartition(":")
     if joins and not re.fullmatch(r"[^:/]+:\d{1,5}", joins):

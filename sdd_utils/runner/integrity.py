@@ -46,12 +46,11 @@ def verify(folder: Path) -> dict[str, str]:
         return {SUMS: str(error).removeprefix(f"{folder / SUMS}: ")}
     wrong = {}
     for name, digest in sums.items():
-        if not (folder / name).exists():
-            wrong[name] = "is missing"
-            continue
         try:
             if sha256(folder / name) != digest:
                 wrong[name] = f"differs from its checksum in {SUMS}"
+        except FileNotFoundError:
+            wrong[name] = "is missing"
         except OSError as error:
             wrong[name] = f"cannot be read ({error.strerror})"
     return wrong
@@ -71,15 +70,15 @@ def _sums(folder: Path) -> dict[str, str]:
 
 def quarantine(path: Path, why: str) -> None:
     """Rename a damaged file to ``<name>.damaged`` (``.damaged-2``, …) and say so; it is never deleted."""
-    if not path.exists():
-        log.warning(f"warning: {path}: {why}; it will be made again")
-        return
-    aside, n = path.with_name(f"{path.name}.damaged"), 1
-    while aside.exists():
-        n += 1
-        aside = path.with_name(f"{path.name}.damaged-{n}")
-    path.rename(aside)
-    log.warning(f"warning: {path}: {why}; renamed to {aside.name}, it will be made again")
+    renamed, n = "", 1
+    if path.exists():
+        aside = path.with_name(f"{path.name}.damaged")
+        while aside.exists():
+            n += 1
+            aside = path.with_name(f"{path.name}.damaged-{n}")
+        path.rename(aside)
+        renamed = f"renamed to {aside.name}, "
+    log.warning(f"warning: {path}: {why}; {renamed}it will be made again")
 
 
 def is_quarantined(path: Path) -> bool:

@@ -17,9 +17,9 @@ STATES = ["done", "running", "stopped", "waiting", "damaged"]
 def survey(experiments: list[Experiment], folder: Path) -> pd.DataFrame:
     """One row an experiment: run_id, state, levels (done/all), note.
 
-    ``done``: finished and every checksum right. ``running``: somebody holds its lock. ``stopped``: some of it is there,
-    and the next run goes on with it. ``waiting``: nothing is there. ``damaged``: a finished run whose files are not
-    what was written; the next run quarantines them and makes them again. Reads every file of every finished run.
+    ``done``: finished and every checksum right. ``running``: somebody holds its lock. ``stopped``: the next run goes on
+    with it. ``waiting``: nothing is there. ``damaged``: finished, and files are not what was written; the next run
+    quarantines them and makes them again. Reads every file of every finished run.
     """
     return pd.DataFrame([_state(exp, folder / exp.run_id) for exp in experiments])
 

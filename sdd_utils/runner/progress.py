@@ -47,8 +47,7 @@ class Progress:
         total = sum(self.flops[run] * self.levels[run] for run in self.flops)
         bar, self.interval = bar_of_this_place()
         self.bar = bar(total=total, bar_format="{percentage:3.0f}% {bar} {elapsed}, {remaining} left{postfix}")
-        self.drawn = 0.0
-        self.read = 0.0
+        self.drawn = self.read = 0.0
         self.changed: set[str] = set()  # runs that somebody was at since they were last read
         self.update(self.tables)
         self.bar.initial = self.bar.n  # what was there before says nothing about the speed of now
@@ -63,7 +62,7 @@ class Progress:
             self.levels_of(run)
         self.changed.clear()
         self.bar.n = sum(self.flops[run] * done for run, done in self.done.items())
-        self.bar.set_postfix_str(f"{self._runs()} runs, {self._levels()} levels", refresh=False)
+        self.bar.set_postfix_str("{} runs, {} levels".format(*self._done()), refresh=False)
         if time.monotonic() - self.drawn >= self.interval:
             self.bar.refresh()
             self.drawn = time.monotonic()
@@ -87,15 +86,12 @@ class Progress:
 
     def left(self) -> str:
         """What is not done, for a person who has to decide when to go on."""
+        runs, levels = self._done()
         speed = (self.bar.n - self.bar.initial) / max(self.bar.format_dict["elapsed"], 1e-9)
-        text = f"{self._runs()} runs and {self._levels()} levels are done"
-        if speed <= 0:
-            return f"{text}; run the same again to go on"
-        left = tqdm.format_interval((self.bar.total - self.bar.n) / speed)
-        return f"{text}, about {left} more at this speed; run the same again to go on"
+        left = tqdm.format_interval((self.bar.total - self.bar.n) / speed) if speed > 0 else ""
+        more = f", about {left} more at this speed" if left else ""
+        return f"{runs} runs and {levels} levels are done{more}; run the same again to go on"
 
-    def _runs(self) -> str:
-        return f"{sum(self.done[run] == self.levels[run] for run in self.done)}/{len(self.done)}"
-
-    def _levels(self) -> str:
-        return f"{sum(self.done.values())}/{sum(self.levels.values())}"
+    def _done(self) -> tuple[str, str]:
+        runs = sum(self.done[run] == self.levels[run] for run in self.done)
+        return f"{runs}/{len(self.done)}", f"{sum(self.done.values())}/{sum(self.levels.values())}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -105,10 +105,7 @@ def _train(exp: Experiment, run: Path, device: str, deadline: float, lock: SoftF
 
 
 class SegmentClock:
-    """The clock and the energy meter of a run's segments, stretches of training without interruption.
-
-    A level takes one, or more when it is long or was stopped. Work that a kill lost is not counted.
-    """
+    """The clock and the energy meter of a run's segments, one or more a level. What a kill lost is not counted."""
 
     def __init__(self, history: History, epochs: int, device: str, deadline: float, lock: SoftFileLease):
         self.history, self.deadline, self.lock = history, deadline, lock
@@ -134,10 +131,7 @@ class SegmentClock:
         return self.late or now - self.began > SAVE_SECONDS
 
     def end(self) -> None:
-        """Stop the clock and enter what it shows, with codecarbon's record, into the history.
-
-        What comes next is a save, so it raises Busy when the run is no longer this process's.
-        """
+        """Enter what clock and meter show into the history. Raises Busy when the run is no longer this process's."""
         hold(self.lock)
         record = self.meter.stop()
         now = time.perf_counter()
@@ -149,23 +143,20 @@ class SegmentClock:
 def write_tables(run: Path, exp: Experiment, history: History) -> None:
     """levels.csv, weights.csv (counts of surviving weights in [bin, bin + WEIGHT_BIN)) and emissions.csv."""
 
-    def counted() -> Iterator[dict]:
-        for level, counts in enumerate(history.histograms):
-            for i, count in enumerate(counts):
-                if count:
-                    yield {"level": level, "bin": round((i - WEIGHT_BINS / 2) * WEIGHT_BIN, 2), "count": count}
-
+    counted = [
+        {"level": level, "bin": round((i - WEIGHT_BINS / 2) * WEIGHT_BIN, 2), "count": count}
+        for level, counts in enumerate(history.histograms)
+        for i, count in enumerate(counts)
+        if count
+    ]
     write_csv(run / "levels.csv", levels_table(exp, history.rows, run.parent.name))
-    write_csv(run / "weights.csv", pd.DataFrame(counted(), columns=["level", "bin", "count"]))
+    write_csv(run / "weights.csv", pd.DataFrame(counted, columns=["level", "bin", "count"]))
     if history.segments:
         write_csv(run / "emissions.csv", pd.DataFrame(history.segments))
 
 
 def level_cost(segments: list[dict], level: int) -> dict[str, float | str | None]:
-    """Seconds, energy and emissions of a level over all its segments, and where they come from.
-
-    Energy and emissions are empty unless codecarbon could measure every segment.
-    """
+    """Seconds, energy and emissions of a level; the latter two are empty where codecarbon missed a segment."""
     mine = pd.DataFrame([s for s in segments if s["level"] == level])
     names = {"seconds": "seconds", "energy_consumed": "energy_kwh", "emissions": "emissions_kg"}
     cost = {name: mine[column].sum(skipna=False) if column in mine else None for column, name in names.items()}

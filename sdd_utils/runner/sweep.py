@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,11 +50,8 @@ def train(
     cluster: str | None = None,
     seconds: float | None = None,
 ) -> Outcome:
-    """Run every experiment that is not finished, for ``seconds`` at most, and end the workers; see ``run_sweep``.
-
-    ``workers``, ``device`` and ``gpu_share`` are those of ``local_workers``; or, where ``cluster`` is the address of
-    one, of ``cluster.RayWorkers``.
-    """
+    """``run_sweep`` on ``local_workers(workers, device, gpu_share)``, or on ``cluster.RayWorkers`` where ``cluster`` is
+    the address of one."""
     check_country()
     todo = with_teachers(experiments)
     # Before workers are started, which takes seconds. Where a run is missing, the sweep reads the others' checksums.
@@ -83,17 +81,16 @@ def run_sweep(
 ) -> Outcome:
     """Run what is not finished, and the teachers it needs, into ``folder``; ``run`` is what a worker does for each.
 
-    A failed experiment stops its own students and nothing else; one whose machine died is taken up again. After
-    ``seconds``, and on Ctrl-C, SIGTERM or SIGUSR1, all runs save their state at the end of the epoch and the sweep
-    returns. Runs that another sweep is training are left to it. Raises SweepStopped when a worker process of this
-    machine died, NoSpace when the disk is full, ConfigError when ``folder`` cannot be written, DataError when a dataset
-    is missing or damaged.
+    A failed experiment stops its own students and nothing else; one whose machine died is taken up again; one that
+    another sweep is training is left to it. After ``seconds``, and on Ctrl-C, SIGTERM or SIGUSR1, all runs save their
+    state at the end of the epoch. Raises SweepStopped when a worker process of this machine died, NoSpace when the disk
+    is full, ConfigError when ``folder`` cannot be written, DataError when a dataset is missing or damaged.
     """
     deadline = time.time() + seconds if seconds else math.inf
     check_data(experiments)
     make_folder(folder)
     with stop_on_signals() as received:
-        outcome = Sweep(experiments, folder, executor, device, deadline, run).run()
+        outcome = Sweep(experiments, folder, executor, deadline, (run, device)).run()
         if outcome.stopped:
             late = f"the time budget of {seconds:g} s is used up" if seconds else "a worker was asked to"
             outcome.stopped = f"Stopped: {f'{received[0]} received' if received else late}. {outcome.stopped}"
@@ -105,16 +102,8 @@ def run_sweep(
 class Sweep:
     """The state of one sweep: what waits, what runs, what others are at, what is done."""
 
-    def __init__(
-        self,
-        experiments: list[Experiment],
-        folder: Path,
-        executor: Executor,
-        device: str,
-        deadline: float,
-        run: Callable = run_experiment,
-    ):
-        self.folder, self.executor, self.device, self.deadline, self.run_one = folder, executor, device, deadline, run
+    def __init__(self, experiments: list[Experiment], folder: Path, executor: Executor, deadline: float, how: tuple):
+        self.folder, self.executor, self.deadline, (self.run_one, self.device) = folder, executor, deadline, how
         todo = with_teachers(experiments)
         adopt_finished(todo, folder)
         self.done = {exp.run_id for exp in todo if finished(exp, folder) and not verify(folder / exp.run_id)}
@@ -146,17 +135,16 @@ class Sweep:
         except BrokenExecutor:
             if must_stop(self.deadline):  # a worker was still starting, and does not know signals then
                 return Outcome(self.failed, self.progress.left())
+            why = "a worker process was killed, perhaps for want of memory"
             raise SweepStopped(
-                "a worker process was killed, perhaps for want of memory; the same command goes on from the last saved "
-                "states, and --workers 1 needs the least"
+                f"{why}; the same goes on from the last saved states, and workers=1 needs the least"
             ) from None
         except (KeyboardInterrupt, NoSpace):
             self.executor.stop()
             raise
         finally:
             self.progress.close()
-        left = self.progress.left() if self.waiting else ""
-        return Outcome(self.failed, left)
+        return Outcome(self.failed, self.progress.left() if self.waiting else "")
 
     def stop(self) -> None:
         """Begin nothing more, and have what runs save its state and leave."""
@@ -210,8 +198,8 @@ class Sweep:
             deaths = deaths + 1 if level == known else 1
             self.lost[exp.run_id] = level, deaths
             if deaths == LIVES:
-                why = "perhaps for want of memory"
-                self.failed[exp.run_id] = f"{LIVES} workers died at level {level}, {why}; the last: {error}"
+                died = f"{LIVES} workers died at level {level}, perhaps for want of memory"
+                self.failed[exp.run_id] = f"{died}; the last: {error}"
             else:
                 self.wait_for([exp])
         elif isinstance(error, (BrokenExecutor, NoSpace, SweepStopped)):
@@ -230,20 +218,16 @@ def adopt_finished(experiments: list[Experiment], folder: Path) -> None:
         source = next((path for path in others if is_final(path) and not verify(path)), None)
         if source is None:
             continue
-        try:
-            with claimed(run):
-                repair(run)
-                files = {p.name for p in source.iterdir() if not is_quarantined(p)} - {SUMS, "levels.csv"}
-                for name in files:
-                    write_bytes(run / name, (source / name).read_bytes())
-                for path in run.glob("level-*.safetensors"):  # of the run as far as it was
-                    if path.name not in files:
-                        path.unlink()
-                levels = pd.read_csv(source / "levels.csv", dtype=str, keep_default_na=False)
-                write_csv(run / "levels.csv", levels.assign(profile=folder.name))
-                finalise(run)
-        except Busy:
-            continue
+        with suppress(Busy), claimed(run):
+            repair(run)
+            files = {p.name for p in source.iterdir() if not is_quarantined(p)} - {SUMS, "levels.csv"}
+            for path in run.glob("*.safetensors"):  # of the run as far as it was
+                path.unlink()
+            for name in files:
+                write_bytes(run / name, (source / name).read_bytes())
+            levels = pd.read_csv(source / "levels.csv", dtype=str, keep_default_na=False)
+            write_csv(run / "levels.csv", levels.assign(profile=folder.name))
+            finalise(run)
 
 
 def check_device(device: str) -> None:
@@ -251,9 +235,10 @@ def check_device(device: str) -> None:
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        said = str(error).splitlines()[0]
-        raise ConfigError(f"device: {device!r} cannot be used ({said}); there is {', '.join(here)}") from None
+        here = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
+        raise ConfigError(
+            f"device: {device!r} cannot be used ({str(error).splitlines()[0]}); there is {here}"
+        ) from None
 
 
 def with_teachers(experiments: list[Experiment]) -> list[Experiment]:

@@ -37,8 +37,7 @@ class Executor(Protocol):
 
 
 class LocalWorkers:
-    """Pools of loky processes, each of which trains one experiment at a time; several pools where there are several
-    GPUs, whose processes see their own alone."""
+    """Pools of loky processes, each of which trains one experiment at a time: a pool a GPU where there are several."""
 
     def __init__(self, pools: list[ProcessPoolExecutor], each: int):
         self.each = each
@@ -71,9 +70,8 @@ class LocalWorkers:
 def local_workers(workers: int | None = None, device: str = "cpu", gpu_share: float | None = None) -> LocalWorkers:
     """Processes of this machine, by default one for each core that this process may use, or one for each GPU.
 
-    ``gpu_share`` is the share of a GPU that an experiment gets: with 0.5, two train on each at a time. On ``cuda`` all
-    visible GPUs are used, on ``cuda:1`` that one. They begin at once to import what they need, which takes seconds in
-    which the sweep does the same. Raises ConfigError when the share or the number of workers makes no sense.
+    ``gpu_share`` is the share of a GPU that an experiment gets. On ``cuda`` all visible GPUs are used, on ``cuda:1``
+    that one. Processes import what they need at once, beside the sweep. Raises ConfigError.
     """
     gpus, number = _shared_out(workers, device, gpu_share)
     # Else loky takes a dataset, or CUDA, for a memory leak, and replaces the worker that has loaded it.
@@ -85,15 +83,13 @@ def local_workers(workers: int | None = None, device: str = "cpu", gpu_share: fl
         tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # again: to start a tracker unblocks SIGINT and SIGTERM here
     try:
-        settings = [(os.getpid(), number * len(gpus), number, gpu) for gpu in gpus]
+        start = [{"initializer": _start_worker, "initargs": (os.getpid(), number * len(gpus), number, g)} for g in gpus]
         if len(gpus) == 1:
-            start = {"timeout": None, "initializer": _start_worker, "initargs": settings[0]}
-            pools = [get_reusable_executor(number, **start)]
+            pools = [get_reusable_executor(number, timeout=None, **start[0])]
         else:
-            pools = [ProcessPoolExecutor(number, initializer=_start_worker, initargs=given) for given in settings]
-        for pool in pools:
-            for _ in range(number):
-                pool.submit(_warm_up)
+            pools = [ProcessPoolExecutor(number, **how) for how in start]
+        for pool in pools * number:
+            pool.submit(_warm_up)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return LocalWorkers(pools, number)

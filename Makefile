@@ -26,7 +26,7 @@ help: ## this list
 
 reproduce: $(READY) ## execute PROFILE's notebooks in order, which train what is missing, and print the table of claims
 	$(if $(BUDGET)$(CLUSTER),@$(MAKE) --no-print-directory train)
-	@$(MAKE) --no-print-directory $$($(RUN) sdd_utils notebooks --profile $(PROFILE) --under $(EXECUTED))
+	@$(MAKE) --no-print-directory $$($(RUN) scripts.notebooks --profile $(PROFILE) --under $(EXECUTED))
 	@$(RUN) sdd_utils claims --profile $(PROFILE) --results $(RESULTS)
 	@echo; echo "Notebooks and figures: $(RESULTS)/$(PROFILE)"
 

@@ -14,7 +14,7 @@ from sdd_utils.config import Experiment
 from sdd_utils.errors import ConfigError
 from sdd_utils.files import read_csv
 from sdd_utils.metrics.flops import dense_flops
-from sdd_utils.runner.schedule import ranks, teacher_of
+from sdd_utils.runner.sweep import ranks, teacher_of
 from sdd_utils.tables import REFERENCE
 
 STAND_IN = "resnet18"

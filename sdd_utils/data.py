@@ -1,7 +1,5 @@
 """Datasets as tensors on the device: the split, the label noise, and batches."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -15,8 +15,7 @@ import pandas as pd
 if TYPE_CHECKING:
     from torch import Tensor
 
-FITTED = 0.9
-"""Share of its best training accuracy (noisy labels) from which on a network counts as still memorising."""
+FITTED = 0.9  # share of its best training accuracy (noisy labels) from which on a network counts as still memorising
 
 
 def distillation_loss(

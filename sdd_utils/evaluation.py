@@ -1,7 +1,5 @@
 """What a network is worth after a level: accuracies, and how it fits the wrong labels."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from sdd_utils.data import Batch
 
-WARM_UP = 3
-"""Steps before a capture: by then all that is allocated or compiled at first use is there."""
+WARM_UP = 3  # steps before a capture: by then all that is allocated or compiled at first use is there
 
 
 @dataclass(frozen=True)

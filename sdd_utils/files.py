@@ -13,9 +13,7 @@ import pandas as pd
 
 from sdd_utils.errors import ConfigError, Damaged, NoSpace
 
-ROOT = Path(__file__).resolve().parent.parent
-"""The project's folder."""
-
+ROOT = Path(__file__).resolve().parent.parent  # the project's folder
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 

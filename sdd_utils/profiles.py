@@ -1,6 +1,5 @@
 """Profiles: which experiments to run, as data (``notebooks/profiles/<name>.yaml``)."""
 
-from collections import Counter
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -108,27 +107,22 @@ class Profile(Settings):
         """Every experiment, each once. Raises ConfigError naming the architecture and the field that is wrong."""
         datasets = self.datasets or {None: Dataset()}
         found = [exp for name in datasets for arch in self.architectures for exp in self._curves(arch, name)]
-        seen: dict[str, Experiment] = {}
-        for exp in found:
-            if exp.run_id in seen:
-                raise ConfigError(f"{self.profile}: {exp.run_id} is described twice")
-            seen[exp.run_id] = exp
         self._refuse_lookalikes(found)
         return found
 
     def _refuse_lookalikes(self, found: list[Experiment]) -> None:
         """Raise ConfigError where two curves of a setting differ in nothing that tables and figures tell apart."""
-        students = Counter((e.dataset, e.arch, e.seed, e.noise_rate, e.teacher.rule) for e in found if e.teacher)
-        others = Counter((e.dataset, e.arch, e.seed, e.noise_rate, e.method, e.weight_decay) for e in found)
-        where = f"{self.profile}: architectures"
-        for (_, arch, _, rate, rule), number in students.items():
-            if number > 1 and not self.tunes:
-                what = f"the {rule} teacher at ε = {rate:g} has two kinds of students; give one a profile of its own"
-                raise ConfigError(f"{where}.{arch}.distillation: {what}")
-        for (_, arch, _, rate, method, decay), number in others.items():
-            if number > 1 and method != "kd":
-                what = f"two {method} curves at ε = {rate:g} and λ = {decay:g}; give one a profile of its own"
-                raise ConfigError(f"{where}.{arch}: {what}")
+        seen: set[str | tuple] = set()
+        for e in found:
+            if e.run_id in seen:
+                raise ConfigError(f"{self.profile}: {e.run_id} is described twice")
+            kind = f"two {e.method} curves at ε = {e.noise_rate:g} and λ = {e.weight_decay:g}"
+            if e.teacher:
+                kind = f"two kinds of students of the {e.teacher.rule} teacher at ε = {e.noise_rate:g}"
+            curve = e.dataset, e.arch, e.seed, kind
+            if curve in seen and not (e.teacher and self.tunes):
+                raise ConfigError(f"{self.profile}: architectures.{e.arch}: {kind}; give one a profile of its own")
+            seen |= {curve, e.run_id}
 
     def _curves(self, arch: str, dataset: str | None) -> list[Experiment]:
         plan, on = self.architectures[arch], (self.datasets or {}).get(dataset, Dataset())
@@ -159,25 +153,6 @@ class Profile(Settings):
                     picked = {"selection": self.selection} if rule == "sparse" else {}
                     found.append(experiment(seed, rate, teacher=teacher, **loss, **picked))
         return found
-
-
-NOTEBOOKS = {
-    "01_baseline": "always",
-    "02_l2_sweep": "always",
-    "03_distillation": "distils",
-    "06_tau_alpha": "tunes",
-    "00_tour": "always",
-    "04_cost": "distils",
-    "05_choose": "always",
-    "09_claims": "always",
-}
-"""The notebooks in the order in which they are executed, those that train first, and of which profiles each speaks."""
-
-
-def notebooks_of(profile: Profile) -> list[str]:
-    """The names of those that have something to say of a profile: of one that tunes τ and α, 06 alone."""
-    kinds = {"tunes"} if profile.tunes else {"always", "distils"} if profile.distils else {"always"}
-    return [name for name, kind in NOTEBOOKS.items() if kind in kinds]
 
 
 def select(experiments: list[Experiment], only: str) -> list[Experiment]:

@@ -1,7 +1,5 @@
 """A network whose parameters lie in one vector, so that pruning, masking and optimising are operations on vectors."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -3,8 +3,6 @@
 It knows no file, no lock and no clock, and runs in a plain Python session; ``runner`` makes it durable.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 

@@ -9,9 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from sdd_utils.errors import ConfigError
 
-PROFILE_NAME = r"^[a-z0-9][a-z0-9-]*$"
-"""Profiles name folders, so a name cannot lead anywhere else."""
-
+PROFILE_NAME = r"^[a-z0-9][a-z0-9-]*$"  # profiles name folders, so a name cannot lead anywhere else
 _NO_MINUS_ZERO = AfterValidator(lambda number: number + 0.0)  # −0 equals 0, so it must not make another run_id
 Share = Annotated[float, Field(ge=0, lt=1), _NO_MINUS_ZERO]
 NotNegative = Annotated[float, Field(ge=0), _NO_MINUS_ZERO]

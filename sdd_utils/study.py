@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
     from sdd_utils.config import Experiment
 
-ALL = "all"
-"""In place of a dataset's name: every dataset of the profile."""
+ALL = "all"  # in place of a dataset's name: every dataset of the profile
 
 
 class Study:
@@ -32,8 +31,8 @@ class Study:
 
     ``results`` is ``"reference"``, and nothing is trained; or ``"runs"``, and ``run`` trains into ``results/runs`` what
     is not there, on ``device`` (``"cpu"``, ``"cuda"``, …) in so many ``workers``; or another folder of runs, as a path.
-    ``dataset`` is for profiles with several: ``""`` is the first, ``"all"`` is all. ``only`` selects some of the runs,
-    such as ``"arch=vit,seed=0"``. Raises ConfigError.
+    Of several datasets ``""`` is the first, ``"all"`` is all. ``only`` selects runs: ``"arch=vit,seed=0"``. Raises
+    ConfigError.
     """
 
     def __init__(
@@ -63,10 +62,13 @@ class Study:
 
         ``methods`` are those of ``run``. Minutes are what the committed reference took; nan where it lacks such runs.
         """
-        took, done = self._reference_minutes(), self._levels_done(self._select(methods))
-        rows = [_described(exp) | {"runs": 1, "levels": done[exp.run_id], "of": exp.levels + 1,
-                                   "minutes": took.get(exp.run_id)} for exp in self._select(methods)]  # fmt: skip
-        keys = ["dataset", "arch", "ε", "λ", "teacher", "τ", "α"]
+        known = (REFERENCE / self.profile.profile / "levels.csv").exists()
+        took = self._reference.groupby("run_id")["seconds"].sum() / 60 if known else {}
+        keys, rows = ["dataset", "arch", "ε", "λ", "teacher", "τ", "α"], []
+        for exp in self._select(methods):
+            setting = [exp.dataset, exp.arch, exp.noise_rate, exp.weight_decay]
+            setting += [exp.teacher.rule if exp.teacher else "", exp.temperature or "", exp.alpha or ""]
+            rows.append([*setting, 1, self._levels_done(exp), exp.levels + 1, took.get(exp.run_id)])
         table = pd.DataFrame(rows, columns=[*keys, "runs", "levels", "of", "minutes"]).astype({"minutes": float})
         table = table.groupby(keys, as_index=False, sort=False).sum(min_count=1)
         table["levels"] = [f"{done}/{every}" for done, every in zip(table["levels"], table.pop("of"), strict=True)]
@@ -75,11 +77,9 @@ class Study:
     def run(self, *methods: str, time_budget: str | float | None = None) -> pd.DataFrame:
         """Train what is missing of some methods (all by default), and return their levels as ``levels`` does.
 
-        A method is a value of levels.csv's column ``method``, or the rule of a teacher. Teachers are trained first, a
-        finished run is not trained again, and one that was stopped goes on. After ``time_budget`` (``"9m"``,
-        ``"1h30m"``), and when the cell is interrupted, runs save their state. With the reference nothing is trained.
-
-        Raises TrainingStopped when there is more to do, SweepStopped when a run failed.
+        A method is a value of levels.csv's column ``method``, or the rule of a teacher. Teachers come first, and a run
+        that was stopped goes on. After ``time_budget`` (``"9m"``, ``"1h30m"``), and when the cell is interrupted, runs
+        save their state. Raises TrainingStopped when there is more to do, SweepStopped when a run failed.
         """
         if self.folder is not None:
             self._train(self._select(methods), time_budget)
@@ -94,13 +94,10 @@ class Study:
         from sdd_utils.runner.inventory import collect
         from sdd_utils.runner.run import finished
 
-        missing = [exp.run_id for exp in chosen if not finished(exp, self.folder)]
-        if missing:
-            name = self.profile.profile
-            raise ResultsMissing(
-                f"{len(missing)} of {len(chosen)} runs of {name} are not finished ({missing[0]}, …); train them first: "
-                f"notebooks 01, 02, 03 and 06 do, or python -m sdd_utils run --profile {name}"
-            )
+        if missing := [exp.run_id for exp in chosen if not finished(exp, self.folder)]:
+            what = f"{len(missing)} of {len(chosen)} runs of {self.profile.profile} are not finished ({missing[0]}, …)"
+            how = f"notebooks 01, 02, 03 and 06 do, or python -m sdd_utils run --profile {self.profile.profile}"
+            raise ResultsMissing(f"{what}; train them first: {how}")
         return collect(chosen, self.folder)
 
     def weights(self) -> pd.DataFrame:
@@ -135,10 +132,9 @@ class Study:
 
         ``folder`` is another place to write to. A figure that shows nothing is not written.
         """
-        beside = self.folder / "figures" if self.folder else None
-        target = folder or beside
-        if target is None or not figure.axes:
+        if not (folder or self.folder) or not figure.axes:
             return []
+        target = folder or self.folder / "figures"
         target = target / self.dataset if self.profile.datasets else target
         paths = {target / f"{name}{suffix}": content for suffix, content in as_bytes(figure).items()}
         for path, content in paths.items():
@@ -161,10 +157,8 @@ class Study:
         known = {"kd", *METHODS, *rules, *(exp.method for exp in self._experiments)}
         if unknown := set(methods) - known:
             raise ConfigError(f"methods: there is no {min(unknown)!r}; there are {', '.join(sorted(known))}")
-        wanted = set(methods)
-        return [
-            exp for exp in self._experiments if not wanted or wanted & {exp.method, exp.teacher and exp.teacher.rule}
-        ]
+        names = {exp: {exp.method, exp.teacher and exp.teacher.rule} for exp in self._experiments}
+        return [exp for exp in self._experiments if not methods or names[exp] & {*methods}]
 
     def _of_dataset(self, table: pd.DataFrame) -> pd.DataFrame:
         return table if self.dataset == ALL else of_dataset(table, self.dataset)
@@ -173,23 +167,12 @@ class Study:
     def _reference(self) -> pd.DataFrame:
         return load_levels(self.profile.profile)
 
-    def _reference_minutes(self) -> pd.Series:
-        if not (REFERENCE / self.profile.profile / "levels.csv").exists():
-            return pd.Series(dtype=float)
-        return self._reference.groupby("run_id")["seconds"].sum() / 60
-
-    def _levels_done(self, chosen: list[Experiment]) -> dict[str, int]:
+    def _levels_done(self, exp: Experiment) -> int:
         if self.folder is None:
-            return {exp.run_id: exp.levels + 1 for exp in chosen}
+            return exp.levels + 1
         from sdd_utils.runner.inventory import levels_done
 
-        return {exp.run_id: levels_done(self.folder / exp.run_id) for exp in chosen}
-
-
-def _described(exp: Experiment) -> dict:
-    """What a person calls the setting of an experiment."""
-    kd = {"teacher": exp.teacher.rule if exp.teacher else "", "τ": exp.temperature or "", "α": exp.alpha or ""}
-    return {"dataset": exp.dataset, "arch": exp.arch, "ε": exp.noise_rate, "λ": exp.weight_decay} | kd
+        return levels_done(self.folder / exp.run_id)
 
 
 def save_figures(profile: str, folder: Path) -> list[Path]:

@@ -28,9 +28,7 @@ LEVEL_COLUMNS = [
 ]
 """One row a (curve, level); results/README.md says what each column means."""
 
-NEWER = {"val_images": float("nan")}
-"""Columns that tables of earlier versions lack, and what is read in their place."""
-
+NEWER = {"val_images": float("nan")}  # columns that tables of earlier versions lack, and what is read in their place
 MEASURED_ON_THE_CLOCK = ["seconds", "energy_kwh", "emissions_kg", "energy_source"]
 """The only columns that differ when the same configuration runs again on the same machine."""
 

@@ -1,7 +1,5 @@
 """The training loop: one level of one pruning curve, dense or sparse, with or without a teacher."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import replace

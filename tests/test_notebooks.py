@@ -6,9 +6,10 @@ import nbformat
 import papermill
 import pytest
 
+from scripts.notebooks import notebooks_of
 from sdd_utils.analysis.claims import claims_table
 from sdd_utils.files import ROOT
-from sdd_utils.profiles import load_profile, notebooks_of
+from sdd_utils.profiles import load_profile
 from sdd_utils.study import Study
 
 FOLDER = ROOT / "notebooks"

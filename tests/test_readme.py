@@ -5,8 +5,8 @@ import re
 import pandas as pd
 import pytest
 
+from scripts.notebooks import NOTEBOOKS
 from sdd_utils.files import ROOT
-from sdd_utils.profiles import NOTEBOOKS
 from sdd_utils.tables import LEVEL_COLUMNS, REFERENCE, load_levels
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
+from scripts.notebooks import notebooks_of
 from sdd_utils.analysis.claims import CLAIM_COLUMNS
 from sdd_utils.analysis.compare import compare_claims
 from sdd_utils.distillation import select_level
 from sdd_utils.files import ROOT
-from sdd_utils.profiles import load_profile, notebooks_of
+from sdd_utils.profiles import load_profile
 from sdd_utils.study import Study
 from sdd_utils.tables import LEVEL_COLUMNS
 

@@ -3,8 +3,6 @@
 Everything is chosen on validation accuracy, whose labels are noisy; test accuracy only measures what was chosen.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,10 +16,7 @@ from sdd_utils.errors import ConfigError, Unsatisfiable
 
 
 def validation_images(levels: pd.DataFrame) -> int:
-    """How many images each validation accuracy of these rows (one profile, one dataset) was measured on.
-
-    Raises ConfigError when the table does not say so, as those of earlier versions do not.
-    """
+    """How many images each validation accuracy of one profile's rows was measured on. Raises ConfigError."""
     if pd.isna(images := levels["val_images"].iat[0]):
         raise ConfigError(f"val_images: the levels of {levels['profile'].iat[0]} lack it; train the profile again")
     return int(images)
@@ -92,11 +87,10 @@ STOP_RULES: dict[str, StopRule] = {
 
 
 def stopped(spent: pd.DataFrame, images: int) -> pd.DataFrame:
-    """Every rule on every run: one row a (arch, noise_rate, pipeline, seed, rule).
+    """Every rule on every run of ``cost.spent``'s table: one row a (arch, noise_rate, pipeline, seed, rule).
 
-    ``spent`` is ``cost.spent``'s table. ``level``, ``sparsity``, ``remaining_params``, ``val_acc`` and ``test_acc`` are
-    of the network that the rule takes, ``trained`` is the last level that it trains, and the COSTS are all spent up to
-    there.
+    ``trained`` is the last level that the rule trains, and the COSTS are all spent up to there; what else is measured
+    is of the network that the rule takes.
     """
     keys = ["arch", "noise_rate", "pipeline", "seed"]
     rows = []
@@ -148,11 +142,8 @@ LIMITS = {
 def recommend(table: pd.DataFrame, min_accuracy: float | None = None, **limits: float | None) -> pd.Series:
     """The row of ``candidates`` to go for.
 
-    With ``min_accuracy`` (%) it is the one with the fewest weights of those expected to reach it; without, the one with
-    the highest expected accuracy (of equals the smaller). ``limits`` are upper bounds, see LIMITS.
-
-    Raises Unsatisfiable, which says what comes closest, when no row satisfies all of them; TypeError for a limit that
-    is not in LIMITS.
+    With ``min_accuracy`` (%) it is the smallest of those expected to reach it; without, the most accurate. ``limits``
+    are upper bounds, see LIMITS. Raises Unsatisfiable, which says what comes closest, and TypeError.
     """
     if unknown := set(limits) - set(LIMITS):
         raise TypeError(f"{min(unknown)}: unknown limit; there are min_accuracy, {', '.join(LIMITS)}")
@@ -163,9 +154,9 @@ def recommend(table: pd.DataFrame, min_accuracy: float | None = None, **limits: 
     enough = within if min_accuracy is None else within[within["expected"] >= min_accuracy]
     if enough.empty:
         raise Unsatisfiable(_closest(table, within, given, min_accuracy))
-    if min_accuracy is not None:
-        return enough.sort_values(["remaining_params", "expected"], ascending=[True, False]).iloc[0]
-    return enough.sort_values(["expected", "remaining_params"], ascending=[False, True]).iloc[0]
+    small, accurate = ("remaining_params", True), ("expected", False)
+    columns, ascending = zip(*((accurate, small) if min_accuracy is None else (small, accurate)), strict=True)
+    return enough.sort_values([*columns], ascending=[*ascending]).iloc[0]
 
 
 def _closest(table: pd.DataFrame, within: pd.DataFrame, given: dict[str, float], min_accuracy: float | None) -> str:

@@ -3,8 +3,6 @@
 A claim is one function with ``@claim``; its docstring is the rule, and nowhere else is one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property

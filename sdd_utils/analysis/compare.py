@@ -6,17 +6,15 @@ from scipy import stats
 from sdd_utils.files import read_csv
 from sdd_utils.tables import MEASURED_ON_THE_CLOCK, REFERENCE
 
-WITHIN = 0.9
-"""Share of a curve's levels that must lie in the reference's interval: of independent ones 95 % would."""
+WITHIN = 0.9  # share of a curve's levels that must lie in the reference's interval: of independent ones 95 % would
 
 
 def compare(local: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
     """Each local curve beside the reference: columns run_id, verdict, inside (share of levels), largest (points).
 
     ``identical``: every column but the clock's is equal. ``within``: at WITHIN of the levels or more, test accuracy
-    lies where one more seed of the reference's setting would in 95 % of cases (mean ± t·s·√(1 + 1/n)). ``different``:
-    neither. ``no reference``: its setting is not in the reference. ``largest`` is the largest distance from the
-    reference's run, or from its seeds' mean where the reference lacks this seed.
+    lies where one more seed of the reference's would in 95 % of cases (mean ± t·s·√(1 + 1/n)). ``different``: neither.
+    ``largest`` is the largest distance from the reference's run, or from its seeds' mean where it lacks this seed.
     """
     setting = ["dataset", "arch", "noise_kind", "noise_rate", "weight_decay"]
     setting += ["teacher", "teacher_arch", "temperature", "alpha"]

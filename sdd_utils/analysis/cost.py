@@ -1,9 +1,4 @@
-"""What it costs to get to a pruned network: its levels, its teacher, and the search for λ.
-
-The table ``spent`` is what the cost notebook, the stop rules, the recommendations and the claim about cost share.
-"""
-
-from __future__ import annotations
+"""What it costs to get to a pruned network: its levels, its teacher, and the search for λ."""
 
 from typing import Literal
 

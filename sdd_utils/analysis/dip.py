@@ -1,7 +1,6 @@
 """Phases of a pruning curve: where its dip lies, how deep it is, and how far the curve comes back.
 
-One definition serves the figures, the claims and the tests. Names of the phases: He et
-al. (2022). Accuracies go in as shares in [0, 1]; differences come out in accuracy points (hundredths).
+Names of the phases: He et al. (2022). Accuracies go in as shares in [0, 1]; differences come out in accuracy points.
 """
 
 from __future__ import annotations
@@ -78,23 +77,42 @@ def find_valley(curve: np.ndarray) -> Valley | None:
 
 @dataclass(frozen=True)
 class Dip:
-    """What a pruning curve does, over seeds.
-
-    ``depth`` (light − bottom) and ``rebound`` (sweet − bottom) are in accuracy points, ``depths`` and ``rebounds`` by
-    seed. ``phases`` maps each phase to its first and last level on the mean curve; without a dip they leave a gap.
-    """
+    """What a pruning curve does, over seeds: depth (light − bottom) and rebound (sweet − bottom) in accuracy points."""
 
     depth: Estimate
     rebound: Estimate
-    depths: np.ndarray
+    depths: np.ndarray  # by seed
     rebounds: np.ndarray
-    valley: Valley | None
-    phases: dict[str, tuple[int, int]]
+    valley: Valley | None  # of ``mean``
+    mean: np.ndarray  # over seeds, smoothed (levels,)
 
     @property
     def is_double_descent(self) -> bool:
         """Both the fall and the rise are larger than chance (95 % interval above 0), and the rise not NEGLIGIBLE."""
         return bool(self.depth.low > 0 and self.rebound.low > 0 and self.rebound.value >= NEGLIGIBLE)
+
+    @property
+    def phases(self) -> dict[str, tuple[int, int]]:
+        """First and last level of each phase; each border is where the curve has gone half of the way.
+
+        Light ends half-way down to the bottom, sweet begins half-way up again and ends where the curve falls below that
+        height for good. Without a dip that is sure, light ends before the curve is first NEGLIGIBLE points below its
+        best, collapsed begins where it falls below half of its range for good, and what lies between has no name.
+        """
+        curve, valley, last = self.mean, self.valley, len(self.mean) - 1
+        if not self.is_double_descent:
+            worse = np.append(curve < np.maximum.accumulate(curve) - NEGLIGIBLE / 100, True)
+            light_end = int(np.argmax(worse)) - 1
+            half = (curve.max() + curve.min()) / 2
+            collapse = max(int(np.flatnonzero(curve >= half).max()), light_end) + 1
+            return {"light": (0, light_end)} | ({"collapsed": (collapse, last)} if collapse <= last else {})
+        bottom = curve[valley.bottom]
+        down, up = (curve[valley.light] + bottom) / 2, (curve[valley.sweet] + bottom) / 2
+        light_end = int(np.flatnonzero(curve[: valley.bottom] >= down).max())
+        risen = valley.bottom + np.flatnonzero(curve[valley.bottom :] >= up)
+        start, end = int(risen.min()), int(risen.max())
+        phases = {"light": (0, light_end), "critical": (light_end + 1, start - 1), "sweet": (start, end)}
+        return phases | ({"collapsed": (end + 1, last)} if end < last else {})
 
 
 def held_out_valleys(curves: np.ndarray) -> list[Valley | None]:
@@ -113,11 +131,9 @@ def measure_dip(curves: np.ndarray) -> Dip:
 
     Looking for the deepest dip of a noisy curve always finds one, so a dip is never measured on the seed that it was
     found on: for each seed the three levels come from the *other* seeds (``held_out_valleys``), and the differences
-    from this seed at those levels. On a monotone curve, however noisy, they are 0 or negative on average. With a
-    single seed there is no such guard, and no interval.
-
-    The price is that a dip is measured a little too small where the seeds place it differently, and that what one seed
-    shows depends on the others: the 95 % interval holds the true rebound in about nine cases of ten (a test counts).
+    from this seed. On a monotone curve, however noisy, they are 0 or negative on average. A single seed has no such
+    guard, and no interval. The price: a dip comes out a little too small where the seeds place it differently, and the
+    95 % interval holds the true rebound in about nine cases of ten (a test counts).
     """
     curves = np.atleast_2d(np.asarray(curves, dtype=float))
     depths, rebounds = np.zeros(len(curves)), np.zeros(len(curves))
@@ -125,38 +141,8 @@ def measure_dip(curves: np.ndarray) -> Dip:
         if valley:
             depths[k] = 100 * (curves[k, valley.light] - curves[k, valley.bottom])
             rebounds[k] = 100 * (curves[k, valley.sweet] - curves[k, valley.bottom])
-    depth, rebound = Estimate.of(depths), Estimate.of(rebounds)
     mean = smooth(curves).mean(axis=0)
-    valley = find_valley(mean)
-    dip = Dip(depth, rebound, depths, rebounds, valley, {})
-    return Dip(depth, rebound, depths, rebounds, valley, _phases(mean, valley if dip.is_double_descent else None))
-
-
-def _phases(curve: np.ndarray, valley: Valley | None) -> dict[str, tuple[int, int]]:
-    """First and last level of each phase; each border is where the curve has gone half of the way.
-
-    Light ends half-way down to the bottom, sweet begins half-way up again and ends where the curve falls below that
-    height for good. Without a dip that is sure, light ends before the curve is first NEGLIGIBLE points below its best,
-    collapsed begins where it falls below half of its range for good, and what lies between has no name.
-    """
-    last = len(curve) - 1
-    if valley is None:
-        worse = np.append(curve < np.maximum.accumulate(curve) - NEGLIGIBLE / 100, True)
-        light_end = int(np.argmax(worse)) - 1
-        half = (curve.max() + curve.min()) / 2
-        collapse = max(int(np.flatnonzero(curve >= half).max()), light_end) + 1
-        return {"light": (0, light_end)} | ({"collapsed": (collapse, last)} if collapse <= last else {})
-    bottom = curve[valley.bottom]
-    down, up = (curve[valley.light] + bottom) / 2, (curve[valley.sweet] + bottom) / 2
-    light_end = int(np.flatnonzero(curve[: valley.bottom] >= down).max())
-    sweet_start = valley.bottom + int(np.flatnonzero(curve[valley.bottom :] >= up).min())
-    sweet_end = valley.bottom + int(np.flatnonzero(curve[valley.bottom :] >= up).max())
-    phases = {
-        "light": (0, light_end),
-        "critical": (light_end + 1, sweet_start - 1),
-        "sweet": (sweet_start, sweet_end),
-    }
-    return phases | ({"collapsed": (sweet_end + 1, last)} if sweet_end < last else {})
+    return Dip(Estimate.of(depths), Estimate.of(rebounds), depths, rebounds, find_valley(mean), mean)
 
 
 def curves_of(levels: pd.DataFrame, column: str = "test_acc") -> np.ndarray:

@@ -3,8 +3,6 @@
 The grid's candidates are ranked on validation (``val``); everything else in the tables is measured on test.
 """
 
-from __future__ import annotations
-
 import pandas as pd
 
 from sdd_utils.analysis.curves import vanilla

@@ -13,7 +13,7 @@ from sdd_utils.analysis.compare import compare, compare_claims
 from sdd_utils.cli.options import FOLDER, only_option, profile_option, results_option, training_options
 from sdd_utils.errors import DIFFERENT, INTERRUPTED, REFUSED, REQUEUE, ConfigError, ResultsMissing, SddError
 from sdd_utils.files import as_csv, write_csv
-from sdd_utils.profiles import load_profile, notebooks_of, select
+from sdd_utils.profiles import load_profile, select
 from sdd_utils.runner.inventory import STATES, collect, survey
 from sdd_utils.tables import FIGURES, REFERENCE, load_levels
 
@@ -139,17 +139,6 @@ def data_command(dataset: str, root: Path | None) -> None:
     if dataset not in DATASETS:
         raise ConfigError(f"dataset: there is no {dataset!r}; known are {', '.join(DATASETS)}")
     click.echo(download(dataset, root))
-
-
-@cli.command("notebooks")
-@profile_option
-@click.option("--under", default="", help="The folder that executed notebooks are in, to be put before each.")
-def notebooks_command(profile: str, under: str) -> None:
-    """List the notebooks that have something to say of a profile, in the order in which make executes them."""
-    plan = load_profile(profile)
-    for name in notebooks_of(plan):
-        for dataset in plan.datasets or [""] if name != "09_claims" else [""]:
-            click.echo("/".join(filter(None, [under, dataset, f"{name}.ipynb"])))
 
 
 @cli.command("claims")

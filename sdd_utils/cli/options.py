@@ -8,17 +8,6 @@ import click
 from sdd_utils.runner.stopping import parse_duration
 from sdd_utils.tables import RUNS
 
-
-class Duration(click.ParamType):
-    """Seconds, from 90s, 9m, 1h30m or 2d."""
-
-    name = "duration"
-
-    def convert(self, value, param, ctx):
-        """As click wants it."""
-        return parse_duration(value) if isinstance(value, str) else value
-
-
 FOLDER = click.Path(path_type=Path, resolve_path=True)
 
 profile_option = click.option("--profile", default="digits", show_default=True, help="A file of notebooks/profiles.")
@@ -31,7 +20,10 @@ share_help = "Of a GPU, for each experiment: with 0.5, two train on each at a ti
 share_option = click.option("--gpu-share", type=float, help=share_help)
 cluster_help = "Train on a Ray cluster: host:port joins it, ray starts one here (or joins RAY_ADDRESS)."
 cluster_option = click.option("--cluster", metavar="ADDRESS", help=cluster_help)
-budget_option = click.option("--time-budget", type=Duration(), help="Train for so long at most: 90s, 9m, 1h30m, 2d.")
+budget_help = "Train for so long at most: 90s, 9m, 1h30m, 2d."
+budget_option = click.option(
+    "--time-budget", callback=lambda *given: given[-1] and parse_duration(given[-1]), help=budget_help
+)
 
 
 def training_options(command: Callable) -> Callable:

@@ -1,7 +1,5 @@
 """FLOPs of training: of one image through a network, by layer, and of a level."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import torch
@@ -43,8 +41,7 @@ class FlopCount:
         return self.forward - sum(f * (1 - density[name]) for name, f in self._forward_layers.items())
 
 
-NETWORK = ("arch", "width", "vit", "dataset")
-"""The settings that decide what a network computes."""
+NETWORK = ("arch", "width", "vit", "dataset")  # the settings that decide what a network computes
 
 
 def flop_count(exp: Experiment) -> FlopCount:

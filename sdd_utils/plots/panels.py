@@ -63,8 +63,7 @@ def shade_phases(ax: Axes, rows: pd.DataFrame, names: bool = True) -> None:
             ax.text(x, 1.01, phase, transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize=7)
 
 
-Lines = list[tuple[str, pd.DataFrame, object]]
-"""What a panel shows: label, rows of one setting, colour."""
+Lines = list[tuple[str, pd.DataFrame, object]]  # what a panel shows: label, rows of one setting, colour
 
 
 def line_of(method: Method, levels: pd.DataFrame, arch: str, noise_rate: float) -> tuple[str, pd.DataFrame, object]:

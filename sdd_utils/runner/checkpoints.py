@@ -25,8 +25,7 @@ from sdd_utils.tables import levels_table
 
 CHECKPOINT = "checkpoint.safetensors"
 
-KEPT_SPARSITIES = (0.9, 0.99)
-"""The levels closest to these are kept of every curve."""
+KEPT_SPARSITIES = (0.9, 0.99)  # the levels closest to these are kept of every curve
 
 
 @dataclass

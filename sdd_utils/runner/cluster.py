@@ -4,8 +4,6 @@ The driver is the sweep's process. It holds the lock of every run that is traine
 and writes the files that come back into the results folder. Workers never write there: each trains in a scratch folder.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import logging

@@ -12,9 +12,7 @@ from filelock import SoftFileLease, Timeout
 from sdd_utils.errors import Busy
 from sdd_utils.files import FULL, no_space
 
-LOCKS = "locks"
-"""The folder for locks, beside the runs of a profile."""
-
+LOCKS = "locks"  # the folder for locks, beside the runs of a profile
 LEASE_SECONDS = 60.0
 """A lock that nobody has refreshed for so long is nobody's; that of a dead process of this machine is free at once."""
 

@@ -16,17 +16,12 @@ POLL_SECONDS = 0.5
 LOG_SECONDS = 30.0  # between two lines of progress in a log file, where no line can be drawn over
 
 
-def in_jupyterlab() -> bool:
-    """Whether this process is a kernel that JupyterLab started, before somebody's eyes; papermill's is not."""
-    return "JPY_SESSION_NAME" in os.environ
-
-
 def bar_of_this_place() -> tuple[type[tqdm], float]:
     """The kind of bar to draw here, and how many seconds apart.
 
-    Not tqdm.auto: it takes a kernel of papermill's for JupyterLab, whose widgets nobody would see there.
+    Not tqdm.auto: it takes a kernel of papermill's for JupyterLab's, whose widgets nobody would see there.
     """
-    if in_jupyterlab():
+    if "JPY_SESSION_NAME" in os.environ:  # JupyterLab sets it, papermill does not
         from tqdm.notebook import tqdm as widget
 
         return widget, POLL_SECONDS

@@ -1,7 +1,5 @@
 """One experiment made durable: its curve, level by level, into files, and on from where it stopped."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

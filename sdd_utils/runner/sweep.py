@@ -17,18 +17,17 @@ from sdd_utils.data import check_data
 from sdd_utils.errors import Busy, ConfigError, NoSpace, Stopped, SweepStopped, WorkerLost
 from sdd_utils.files import make_folder, write_bytes, write_csv
 from sdd_utils.metrics.energy import check_country
+from sdd_utils.metrics.flops import dense_flops
 from sdd_utils.runner.integrity import SUMS, finalise, is_final, is_quarantined, repair, verify
 from sdd_utils.runner.locks import claimed, lease, try_acquire
 from sdd_utils.runner.progress import Progress
 from sdd_utils.runner.run import finished, run_experiment
-from sdd_utils.runner.schedule import ranks, teacher_of
 from sdd_utils.runner.stopping import must_stop, stop_on_signals
 from sdd_utils.runner.workers import Executor, local_workers
 
 POLL_SECONDS = 0.5
 
-LIVES = 3
-"""An experiment at one level of which so many workers died is not tried again: it may be what kills them."""
+LIVES = 3  # an experiment at one level of which so many workers died is not tried again: it may be what kills them
 
 
 @dataclass
@@ -249,3 +248,22 @@ def with_teachers(experiments: list[Experiment]) -> list[Experiment]:
             found.setdefault(exp.teacher.experiment.run_id, exp.teacher.experiment)
         found.setdefault(exp.run_id, exp)
     return list(found.values())
+
+
+def ranks(experiments: list[Experiment], cost: dict[str, float] | None = None) -> dict[str, float]:
+    """{run_id: what has to be trained one after the other from here on}: its own cost and its costliest student's.
+
+    To train the highest rank first is «longest work first», where a teacher counts as long as what waits for it.
+    ``cost`` is by run_id, and training FLOPs by default.
+    """
+    cost = cost or {exp.run_id: dense_flops(exp) * (exp.levels + 1) for exp in experiments}
+    behind = dict.fromkeys(cost, 0.0)
+    for exp in experiments:
+        if teacher := teacher_of(exp):
+            behind[teacher] = max(behind[teacher], cost[exp.run_id])
+    return {run: cost[run] + behind[run] for run in cost}
+
+
+def teacher_of(exp: Experiment) -> str | None:
+    """The run_id of the teacher that an experiment waits for."""
+    return exp.teacher.experiment.run_id if exp.teacher else None

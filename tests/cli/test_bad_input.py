@@ -141,7 +141,7 @@ GRID = [
     (profile(distillation=STUDENTS | {"temperatures": [0]}), "temperature: input should be greater than 0 (got 0.0)"),
     (
         profile(distillation=[STUDENTS, STUDENTS | {"temperatures": [2]}]),
-        "mine: architectures.mlp.distillation: the dense teacher at ε = 0.3 has two kinds of students",
+        "mine: architectures.mlp: two kinds of students of the dense teacher at ε = 0.3; give one a profile of its",
     ),
     (profile() | {"selection": "train"}, "selection: input should be 'validation' or 'test' (got 'train')"),
     (
@@ -192,7 +192,6 @@ OPTIONS = [
     (("run", "--profile", "nine"), "profile: there is no 'nine'; known are mine (in profiles)"),
     (("run", "--profile", "../mine"), "profile: there is no '../mine'; known are mine"),
     (("claims", "--profile", "nine"), "profile: there is no 'nine'; known are mine"),
-    (("notebooks", "--profile", "nine"), "profile: there is no 'nine'; known are mine"),
     (("status", "--profile", "nine"), "profile: there is no 'nine'; known are mine"),
     (("run", "--profile", "mine", "--only", "arch=vit"), "only: no run has arch=vit; there are mlp"),
     (

@@ -215,19 +215,6 @@ def test_a_profile_with_a_grid_of_tau_and_alpha_has_no_claims(home, command):
     assert not (home / "runs" / "mine").exists()
 
 
-@pytest.mark.parametrize(
-    ("datasets", "folders"),
-    [(None, ["out/"]), ({"cifar10": {}, "digits": {}}, ["out/cifar10/", "out/digits/"])],
-)
-def test_the_notebooks_that_have_something_to_say_of_a_profile_are_listed(home, monkeypatch, capsys, datasets, folders):
-    write_profile(home, PROFILE | {"datasets": datasets})
-    monkeypatch.setattr("sys.argv", ["sdd_utils", "notebooks", "--profile", "mine", "--under", "out"])
-    main()
-    names = ["01_baseline", "02_l2_sweep", "00_tour", "05_choose"]
-    expected = [f"{folder}{name}.ipynb" for name in names for folder in folders]
-    assert capsys.readouterr().out.split() == [*expected, "out/09_claims.ipynb"]  # which speaks of all datasets at once
-
-
 def test_run_stops_in_time_and_goes_on_to_the_same_numbers(home, command):
     write_profile(home, PROFILE | {"architectures": {"mlp": {"settings": MLP | {"levels": 27, "epochs": 10}} | ONE}})
     (exp,) = load_profile("mine").experiments()

@@ -8,7 +8,6 @@ from matplotlib import pyplot as plt
 
 from sdd_utils.analysis.claims import claims_table
 from sdd_utils.plots import figures, tuning
-from sdd_utils.profiles import load_profile, notebooks_of
 from sdd_utils.tables import load_levels
 
 
@@ -46,14 +45,6 @@ def test_an_architecture_that_is_not_known_here_is_drawn_like_the_others_by_its_
 def test_curves_that_keep_more_than_a_tenth_have_no_frontier(levels):
     assert any(ax.collections for ax in figures.frontier(levels).axes)
     assert not any(ax.collections for ax in figures.frontier(levels.query("level <= 8")).axes)
-
-
-def test_a_profile_without_students_is_spared_the_notebooks_about_them():
-    profile = load_profile("digits")
-    plain = {name: plan.model_copy(update={"distillation": []}) for name, plan in profile.architectures.items()}
-    missing = {*notebooks_of(profile)} - {*notebooks_of(profile.model_copy(update={"architectures": plain}))}
-    assert missing == {"03_distillation", "04_cost"}
-    assert notebooks_of(load_profile("digits-tau-alpha")) == ["06_tau_alpha"]
 
 
 def test_legends_lie_below_the_curves():

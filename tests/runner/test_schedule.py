@@ -1,5 +1,5 @@
 from sdd_utils.metrics.flops import dense_flops
-from sdd_utils.runner.schedule import ranks
+from sdd_utils.runner.sweep import ranks
 
 
 def test_a_rank_is_the_work_that_has_to_be_done_one_after_the_other(two_families):

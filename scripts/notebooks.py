@@ -1,0 +1,43 @@
+"""Which notebooks make executes for a profile, and in which order.
+
+python -m scripts.notebooks --profile digits [--under results/runs/digits/notebooks]
+"""
+
+import click
+
+from sdd_utils.cli.commands import main
+from sdd_utils.cli.options import profile_option
+from sdd_utils.profiles import Profile, load_profile
+
+NOTEBOOKS = {
+    "01_baseline": "always",
+    "02_l2_sweep": "always",
+    "03_distillation": "distils",
+    "06_tau_alpha": "tunes",
+    "00_tour": "always",
+    "04_cost": "distils",
+    "05_choose": "always",
+    "09_claims": "always",
+}
+"""The notebooks in the order in which they are executed, those that train first, and of which profiles each speaks."""
+
+
+def notebooks_of(profile: Profile) -> list[str]:
+    """The names of those that have something to say of a profile: of one that tunes τ and α, 06 alone."""
+    kinds = {"tunes"} if profile.tunes else {"always", "distils"} if profile.distils else {"always"}
+    return [name for name, kind in NOTEBOOKS.items() if kind in kinds]
+
+
+@click.command()
+@profile_option
+@click.option("--under", default="", help="The folder that executed notebooks are in, to be put before each.")
+def notebooks_command(profile: str, under: str) -> None:
+    """List the notebooks that have something to say of a profile, in the order in which make executes them."""
+    plan = load_profile(profile)
+    for name in notebooks_of(plan):
+        for dataset in plan.datasets or [""] if name != "09_claims" else [""]:
+            click.echo("/".join(filter(None, [under, dataset, f"{name}.ipynb"])))
+
+
+if __name__ == "__main__":
+    main(notebooks_command)

@@ -1,7 +1,7 @@
 """What one experiment is: a frozen, validated description of one pruning curve.
 
-Everything that changes the numbers is a field here; everything that does not (device, number of workers, paths) is
-somewhere else. Two equal configurations have the same ``run_id``, and the same rows come out of them.
+All that changes the numbers is a field here, and nothing else (device, workers, paths): equal configurations have the
+same ``run_id``, and the same rows come out of them.
 """
 
 from __future__ import annotations
@@ -104,9 +104,7 @@ class Experiment(Settings):
         if self.vit and self.width % self.vit.heads:
             raise ValueError(f"width: {self.width} is not divisible by vit.heads = {self.vit.heads}")
         if self.vit and (side := self.facts.image_shape[1]) % self.vit.patch:
-            raise ValueError(
-                f"vit.patch: {self.vit.patch} does not divide the {side} pixels of a side of {self.dataset}"
-            )
+            raise ValueError(f"vit.patch: {self.vit.patch} does not divide {self.dataset}'s {side} pixels a side")
         if self.milestones and list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones: {list(self.milestones)} must increase")
         for field, there_are in (("train_subset", self.facts.train), ("test_subset", self.facts.test)):
@@ -126,8 +124,7 @@ class Experiment(Settings):
             raise ValueError(f"noise_kind: human means nothing for {self.dataset}; {humans} alone have human labels")
         if known and self.human_labels not in known:
             raise ValueError(f"human_labels: {self.dataset} has {', '.join(known)} (got {self.human_labels!r})")
-        if known and self.noise_rate != known[self.human_labels]:
-            rate = known[self.human_labels]
+        if known and self.noise_rate != (rate := known[self.human_labels]):
             raise ValueError(f"noise_rate: must be {rate:g} for {self.human_labels}, the share that people got wrong")
 
     def _check_teacher(self, other: Experiment) -> None:
@@ -175,8 +172,7 @@ class Experiment(Settings):
     def canonical(self) -> str:
         """The settings that differ from the defaults, as JSON with sorted keys.
 
-        Defaults are left out so that a field added later, whose default means *as before*, renames no run; in return a
-        default, once released, never changes.
+        A field added later, whose default means *as before*, so renames no run. Released defaults never change.
         """
         settings = self.model_dump(mode="json", exclude_defaults=True)
         return json.dumps(settings, sort_keys=True, separators=(",", ":"))

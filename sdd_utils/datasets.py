@@ -68,9 +68,8 @@ def digits(root: Path = DATA) -> tuple[Images, None]:
     try:
         raw = load_digits()
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"digits: scikit-learn's own file cannot be read ({error}); install scikit-learn again"
-        ) from None
+        why = f"scikit-learn's own file cannot be read ({error})"
+        raise DataError(f"digits: {why}; install scikit-learn again") from None
     images = torch.from_numpy(raw.images)
     if images.shape != (1797, 8, 8) or images.min() < 0 or images.max() > 16:
         raise DataError(f"digits: images are {tuple(images.shape)}, not (1797, 8, 8) with values 0 to 16")
@@ -90,10 +89,8 @@ def cifar(name: str, root: Path) -> tuple[Images, Images]:
     for file, md5 in [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]:
         path = folder / file
         if not path.exists():
-            raise DataMissing(
-                f"{name}: {path} is missing; make data DATASET={name} downloads it, or put torchvision's folder "
-                f"{kind.base_folder} into {root} (SDD_DATA names another place)"
-            )
+            by_hand = f"put torchvision's folder {kind.base_folder} into {root} (SDD_DATA names another place)"
+            raise DataMissing(f"{name}: {path} is missing; make data DATASET={name} downloads it, or {by_hand}")
         if not datasets.utils.check_md5(str(path), md5):
             raise DataError(f"{name}: {path} is cut or changed: its MD5 sum is not {md5}; remove and download it")
 
@@ -167,9 +164,8 @@ def source(name: str) -> tuple[Images, Images | None]:
     found = [len(pool.labels) - facts.test, facts.test] if test is None else [len(pool.labels), len(test.labels)]
     if (pool.images.shape[1:], pool.classes, found) != (facts.image_shape, facts.classes, numbers):
         there = f"{found} images of {tuple(pool.images.shape[1:])} and {pool.classes} classes"
-        raise DataError(
-            f"{name}: has {there}, and its entry in DATASETS says {numbers}, {facts.image_shape} and {facts.classes}"
-        )
+        said = f"{numbers}, {facts.image_shape} and {facts.classes}"
+        raise DataError(f"{name}: has {there}, and its entry in DATASETS says {said}")
     return pool, test
 
 
@@ -193,10 +189,8 @@ def human_labels(name: str, labels: str, root: Path | None = None) -> Tensor:
         raise DataError(f"{name}: there are no labels {labels!r}; there are {', '.join(facts.human.shares)}")
     if not path.exists():
         raise DataMissing(f"{name}: {path} is missing; make data DATASET={name} downloads it")
-    if sha256(path) != facts.human.sha256:
-        raise DataError(
-            f"{name}: {path} is cut or changed: its SHA-256 sum is not {facts.human.sha256}; it was not opened"
-        )
+    if sha256(path) != (known := facts.human.sha256):
+        raise DataError(f"{name}: {path} is cut or changed: its SHA-256 sum is not {known}; it was not opened")
     arrays, clean = _read_arrays(path), _read(facts.read, root)[0].labels
     if not np.array_equal(arrays["clean_label"], clean.numpy()):
         raise DataError(f"{name}: {path}: its clean labels are not those of {facts.human.of}'s training images")
@@ -227,10 +221,8 @@ def download(name: str, root: Path | None = None) -> str:
         DATASETS[base].download(base, root)
         pool, test = _read(facts.read, root)
     if not facts.human:
-        images = f"{len(pool.labels)} images" if test is None else f"{len(pool.labels)} training images"
-        return (
-            f"{name}: {images}" + (f" and {len(test.labels)} test images" if test else "") + f", {pool.classes} classes"
-        )
+        images = f"training images and {len(test.labels)} test images" if test else "images"
+        return f"{name}: {len(pool.labels)} {images}, {pool.classes} classes"
     path = root / "cifar-n" / facts.human.file
     if not path.exists():
         from torchvision.datasets.utils import download_url

@@ -1,6 +1,7 @@
 """What a network is worth after a level: accuracies, and how it fits the wrong labels."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn as nn
@@ -42,24 +43,13 @@ class Level:
 def measure_level(level: int, net: SparseNetwork, data: Data, amp: bool = False) -> Level:
     """Evaluate on all three splits, without augmentation, in evaluation mode."""
     train, val, test = (measure(net, split, amp) for split in (data.train, data.val, data.test))
-    return Level(
-        level,
-        net,
-        net.sparsity,
-        net.remaining,
-        train.loss,
-        train.accuracy,
-        val.accuracy,
-        test.loss,
-        test.accuracy,
-        train.clean_fit,
-        train.memorised,
-        net.survivors().std().item(),
-    )
+    fit = {"train_loss": train.loss, "train_acc": train.accuracy, "val_acc": val.accuracy}
+    fit |= {"test_loss": test.loss, "test_acc": test.accuracy}
+    fit |= {"clean_fit": train.clean_fit, "memorised": train.memorised, "weight_std": net.survivors().std().item()}
+    return Level(level, net, net.sparsity, net.remaining, **fit)
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(NamedTuple):
     """Of one split: mean cross-entropy and accuracy against the labels given, and the two shares of ``Level``."""
 
     loss: float
@@ -72,12 +62,8 @@ def measure(net: SparseNetwork, split: Split, amp: bool = False) -> Measured:
     """Evaluate against ``split.labels``."""
     logits = predict(net.model, split, amp)
     right, wrong = logits.argmax(1) == split.labels, split.corrupted
-    return Measured(
-        loss=F.cross_entropy(logits, split.labels).item(),
-        accuracy=right.float().mean().item(),
-        clean_fit=right[~wrong].float().mean().item(),
-        memorised=right[wrong].float().mean().item(),
-    )
+    shares = [part.float().mean().item() for part in (right, right[~wrong], right[wrong])]
+    return Measured(F.cross_entropy(logits, split.labels).item(), *shares)
 
 
 def predict(model: nn.Module, split: Split, amp: bool = False, batch_size: int = 1000) -> Tensor:

@@ -58,9 +58,8 @@ def _compiled() -> Callable[[nn.Module, Tensor], Tensor]:
 class CapturedStep:
     """``step`` as one CUDA graph: a step of batch 128 is hundreds of kernels, many shorter than their own launch.
 
-    The first WARM_UP full batches run as they are, on a stream of their own, and are real steps; the next is captured.
-    A smaller batch always runs as it is. ``step`` must not wait for the GPU nor depend on anything but its batch and
-    tensors that stay where they are.
+    The first WARM_UP full batches are real steps on a stream of their own; the next is captured. A smaller batch always
+    runs as it is. ``step`` must not wait for the GPU, and its tensors, but for the batch, stay where they are.
     """
 
     def __init__(self, step: Callable[[Batch], Tensor], batch_size: int):

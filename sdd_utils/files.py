@@ -43,11 +43,9 @@ def no_space(path: Path, needed: int) -> NoSpace:
     """The error to raise when ``needed`` bytes for ``path`` do not fit."""
     there = next(folder for folder in path.absolute().parents if folder.exists())
     free = shutil.disk_usage(there).free
-    return NoSpace(
-        f"{path.parent}: no space left: {path.name} needs {needed / 1e6:.2f} MB, {free / 1e6:.2f} MB are free (or a "
-        "quota is used up). What was finished is safe; make room there, or name another disk with --results, and give "
-        "the same command again"
-    )
+    why = f"{path.name} needs {needed / 1e6:.2f} MB, {free / 1e6:.2f} MB are free (or a quota is used up)"
+    do = "make room there, or name another disk with --results, and give the same command again"
+    return NoSpace(f"{path.parent}: no space left: {why}. What was finished is safe; {do}")
 
 
 def make_folder(folder: Path) -> None:
@@ -60,9 +58,8 @@ def make_folder(folder: Path) -> None:
     except OSError as error:
         if error.errno in FULL:
             raise no_space(probe, 0) from None
-        raise ConfigError(
-            f"results: {folder} cannot be written ({error.strerror}); name another with --results"
-        ) from None
+        why = f"{folder} cannot be written ({error.strerror})"
+        raise ConfigError(f"results: {why}; name another with --results") from None
 
 
 def _sync_folder(folder: Path) -> None:

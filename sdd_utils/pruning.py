@@ -18,11 +18,9 @@ RESOLUTION = 1e-6
 class SparseNetwork:
     """A model together with its mask.
 
-    All ``parameters`` are views of ``vector`` (P,) float32, the prunable ones first. The optimiser therefore updates
-    one tensor in one call, and enforcing the mask is one multiplication, whatever the number of layers: a sparse
-    training step costs what a dense one does.
-
-    ``mask`` (N,) float32 holds 1 for surviving and 0 for pruned weights, N = number of prunable weights.
+    All ``parameters`` are views of ``vector`` (P,) float32, the prunable ones first: the optimiser updates one tensor,
+    and enforcing the mask is one multiplication, so that a sparse step costs what a dense one does. ``mask`` (N,)
+    float32 holds 1 for surviving and 0 for pruned weights, N = number of prunable weights.
     """
 
     def __init__(self, model: nn.Module, layers: dict[str, nn.Module]):
@@ -117,11 +115,8 @@ CRITERIA: dict[str, Callable[[SparseNetwork, Data, Experiment], Tensor]] = {"mag
 
 
 def prune(net: SparseNetwork, exp: Experiment, level: int, data: Data) -> None:
-    """Global pruning to the sparsity of ``level``, 1 − (1 − prune_share)^level (paper, Sec. 3).
-
-    Removes the surviving weights with the lowest scores, over all layers together, until
-    round(N·(1 − prune_share)^level) are left: rounding does not accumulate. Ties go by position, first pruned first.
-    """
+    """Remove the surviving weights with the lowest scores, over all layers together, until round(N·(1 −
+    prune_share)^level) are left (paper, Sec. 3): rounding does not accumulate. Ties go by position."""
     score = CRITERIA[exp.criterion](net, data, exp).detach()
     order = torch.argsort(torch.where(net.mask.bool(), score, -torch.inf), stable=True)  # the pruned ones come first
     net.mask[order[: len(net.mask) - kept(net, exp, level)]] = 0
@@ -139,17 +134,15 @@ def check_levels(net: SparseNetwork, exp: Experiment) -> None:
     for level in range(1, exp.levels + 1):
         before, left = left, kept(net, exp, level)
         if not left or before - left < RESOLUTION * len(net.mask):
-            raise ConfigError(
-                f"levels: after {level - 1} of {exp.levels} there is hardly anything left to prune: {before} of "
-                f"{len(net.mask)} weights; give fewer"
-            )
+            there = f"there is hardly anything left to prune: {before} of {len(net.mask)} weights"
+            raise ConfigError(f"levels: after {level - 1} of {exp.levels} {there}; give fewer")
 
 
 def rewind(net: SparseNetwork, exp: Experiment, level: int) -> SparseNetwork:
     """The network to train after a pruning, by ``exp.retrain``.
 
-    ``lr``, learning-rate rewinding, keeps the weights; ``init`` sets all parameters to their initial values, the pruned
-    weights to zero; ``random`` draws new ones at each level (He et al.).
+    ``lr``, learning-rate rewinding, keeps the weights; ``init`` sets all parameters to their initial values; ``random``
+    draws new ones at each level (He et al.). Pruned weights stay zero.
     """
     if exp.retrain == "lr":
         return net

@@ -57,19 +57,14 @@ def levels_table(exp: Experiment, rows: list[dict], profile: str = "") -> pd.Dat
 
 
 def load_levels(profile: str) -> pd.DataFrame:
-    """All curves of a committed reference, one row a (curve, level), in LEVEL_COLUMNS.
-
-    Raises ResultsMissing, and Damaged when the table is not one of levels.
-    """
+    """All curves of a committed reference, in LEVEL_COLUMNS. Raises ResultsMissing and Damaged."""
     path = _reference(profile, "levels.csv")
     return check_levels(read_csv(path), str(path))
 
 
 def check_levels(levels: pd.DataFrame, where: str) -> pd.DataFrame:
-    """The table, if it has LEVEL_COLUMNS (or earlier ones), numbers where they belong, and sparsity that grows.
-
-    Raises Damaged, naming ``where``, the column and the row.
-    """
+    """The table, with LEVEL_COLUMNS, numbers where they belong, and sparsity that grows. Raises Damaged, which names
+    ``where``, the column and the row."""
     levels = levels.assign(**{column: value for column, value in NEWER.items() if column not in levels})
     for column in LEVEL_COLUMNS:
         if column not in levels:
@@ -100,10 +95,9 @@ def of_dataset(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
 
 
 def load_weights(profile: str) -> pd.DataFrame:
-    """Histograms of the surviving weights of a committed reference's undistilled curves, summed over seeds.
+    """Histograms of the surviving weights of a reference's undistilled curves at every third level, summed over seeds.
 
-    Every third level. Columns: dataset, arch, noise_rate, weight_decay, level, sparsity, bin (left edge), count. Raises
-    ResultsMissing.
+    Columns: dataset, arch, noise_rate, weight_decay, level, sparsity, bin (left edge), count. Raises ResultsMissing.
     """
     return read_csv(_reference(profile, "weights.csv"))
 
@@ -123,8 +117,6 @@ def _reference(profile: str, table: str) -> Path:
         raise ConfigError(f"profile: {profile!r} is not the name of a profile, which has letters, digits and hyphens")
     path = REFERENCE / profile / table
     if not path.exists():
-        raise ResultsMissing(
-            f"{path.relative_to(ROOT)} is not there: no reference of {profile} is committed; train it, "
-            f'make reproduce PROFILE={profile}, or set results = "runs"'
-        )
+        what = f"{path.relative_to(ROOT)} is not there: no reference of {profile} is committed"
+        raise ResultsMissing(f'{what}; train it, make reproduce PROFILE={profile}, or set results = "runs"')
     return path

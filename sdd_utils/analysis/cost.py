@@ -5,15 +5,15 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from sdd_utils.analysis.curves import at_weight_decay, optimal_weight_decay, vanilla, vanilla_settings, weight_decays
+from sdd_utils.analysis.curves import at_weight_decay, vanilla, vanilla_settings, weight_decays
 from sdd_utils.analysis.methods import METHODS
 
 COSTS = ["train_flops", "train_flops_sparse", "seconds", "energy_kwh", "emissions_kg"]
 """Columns of levels.csv that add up from level to level."""
 
 Charge = Literal["full", "shared", "own"]
-"""What a pipeline is charged with beside its own levels: all that had to be trained before (``full``), the same with a
-teacher's levels split among the students that need them (``shared``), or nothing (``own``: teacher and λ are there)."""
+"""What a pipeline is charged with beside its own levels: all that was trained before, the same with a teacher's levels
+split among the students that need them, or nothing."""
 
 KEYS = ["arch", "noise_rate", "pipeline", "weight_decay", "seed", "level"]
 MEASURED = ["sparsity", "remaining_params", "val_acc", "test_acc"]
@@ -22,38 +22,32 @@ MEASURED = ["sparsity", "remaining_params", "val_acc", "test_acc"]
 def spent(levels: pd.DataFrame, charge: Charge = "full") -> pd.DataFrame:
     """One row a (arch, noise_rate, pipeline, seed, level): what that network is worth, and all that was spent on it.
 
-    ``levels`` is one dataset's part of levels.csv. The COSTS are sums over the levels up to the row's, and over what
-    ``charge`` adds. ``l2`` is the curve of the λ that validation prefers; its search is every other λ's whole curve,
-    the regular one's too. A dense teacher is level 0 of a vanilla curve; a sparse one is charged with the whole curve,
-    since its rule looks at all of it. The teacher's forward passes are in the student's levels already.
+    The COSTS are sums over the levels up to the row's, and over what ``charge`` adds. ``l2`` is the curve of the λ that
+    validation prefers; its search is every other λ's whole curve. A dense teacher is level 0 of a vanilla curve; a
+    sparse one's rule looks at all of it. The teacher's forward passes are in the student's levels already.
     """
     tables = []
     for arch, rate in vanilla_settings(levels):
         for name, method in METHODS.items():
             rows = method.rows(levels, arch, rate) if method.compared else levels[:0]
             if len(rows):
-                tables.append(_spent(rows, name, _before(levels, arch, rate, name, rows, charge)))
+                tables.append(_spent(rows, name, _before(levels, rows, name, charge)))
     return pd.concat(tables, ignore_index=True)
 
 
-def _before(
-    levels: pd.DataFrame, arch: str, rate: float, name: str, rows: pd.DataFrame, charge: Charge
-) -> pd.DataFrame | int:
+def _before(levels: pd.DataFrame, rows: pd.DataFrame, name: str, charge: Charge) -> pd.DataFrame | int:
     """What had to be trained before a method's own levels, one row a seed."""
-    if charge == "own":
-        return 0
-    if name == "l2":
-        best = optimal_weight_decay(levels, arch, rate)
-        others = [d for d in weight_decays(levels, arch, rate) if d != best]
-        return _by_seed(pd.concat([at_weight_decay(levels, arch, rate, d) for d in others]))
-    return teaching(levels, rows, charge) if METHODS[name].teacher else 0
+    if charge != "own" and name == "l2":
+        setting, best = (rows["arch"].iat[0], rows["noise_rate"].iat[0]), rows["weight_decay"].iat[0]
+        others = [d for d in weight_decays(levels, *setting) if d != best]
+        return _by_seed(pd.concat([at_weight_decay(levels, *setting, d) for d in others]))
+    return teaching(levels, rows, charge) if charge != "own" and METHODS[name].teacher else 0
 
 
 def teaching(levels: pd.DataFrame, students: pd.DataFrame, charge: Charge) -> pd.DataFrame:
     """What the teacher of one setting's ``students`` cost, one row a seed.
 
-    With ``shared``, the cost of each level of the teacher's curve is divided by the number of students that need it:
-    level 0 is needed by students of both rules, all others by students of the sparse teacher.
+    ``shared`` divides the cost of each level by the number of students that need it: those of both rules need level 0.
     """
     arch, rate, rule = (students[name].iat[0] for name in ("teacher_arch", "noise_rate", "teacher"))
     curve = vanilla(levels, arch, rate)

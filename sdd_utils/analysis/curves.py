@@ -73,7 +73,7 @@ def undistilled(levels: pd.DataFrame) -> pd.DataFrame:
 def optimal_weight_decay(levels: pd.DataFrame, arch: str, noise_rate: float) -> float:
     """The λ, other than the regular one, whose best pruned level has the highest validation accuracy, mean over seeds.
 
-    The paper does not say how its optimal λ was tuned. This is what one does who looks for a good pruned network.
+    The paper does not say how its optimal λ was tuned.
     """
 
     def best_level(weight_decay: float) -> float:
@@ -90,10 +90,7 @@ def regular_weight_decay(levels: pd.DataFrame, arch: str) -> float:
 
 
 def teachers(levels: pd.DataFrame, selection: str = "validation") -> pd.DataFrame:
-    """The levels that teach, one row a (arch, noise_rate, seed, rule): which level, and how good it is.
-
-    ``selection`` is the profile's: what picked the sparse teachers.
-    """
+    """The levels that teach, one row a (arch, noise_rate, seed, rule); ``selection`` is what picked the sparse ones."""
     rows = []
     students = levels[levels["method"] == "kd"]
     settings = zip(students["teacher_arch"], students["noise_rate"], strict=True)

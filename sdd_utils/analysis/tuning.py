@@ -1,7 +1,4 @@
-"""How much τ and α matter: tables of a profile with a grid of both.
-
-The grid's candidates are ranked on validation (``val``); everything else in the tables is measured on test.
-"""
+"""How much τ and α matter: tables of a profile with a grid of both, ranked on validation and measured on test."""
 
 import pandas as pd
 
@@ -15,10 +12,9 @@ SETTING = ["arch", "noise_rate", "teacher"]
 def grid(levels: pd.DataFrame) -> pd.DataFrame:
     """One row a (arch, noise_rate, teacher, temperature, alpha): the students of sparse and dense teachers.
 
-    ``val`` is validation accuracy (%), mean over seeds and levels, by which candidates are ranked. ``rebound``, ``low``
-    and ``high`` are the dip's rebound in points with its 95 % interval; ``sweet`` test accuracy (%) at the level of the
-    same seed's sparse teacher, which is where vanilla validates best past its critical phase; ``kept`` the highest
-    sparsity (%) at which the mean curve is within one point of its best.
+    ``val`` is validation accuracy (%), mean over seeds and levels; ``rebound``, ``low``, ``high`` the dip's rebound in
+    points and its 95 % interval; ``sweet`` test accuracy (%) at the level of the same seed's sparse teacher; ``kept``
+    the highest sparsity (%) at which the mean curve is within one point of its best.
     """
     rows = []
     students = levels[levels["teacher"].isin(["sparse", "dense"])]
@@ -42,10 +38,9 @@ def sweet_accuracy(students: pd.DataFrame, plain: pd.DataFrame) -> pd.Series:
 
 
 def chosen(table: pd.DataFrame, fixed: dict[str, tuple[float, float]]) -> pd.DataFrame:
-    """What choosing on validation gives on test, beside candidates that are not chosen but always the same.
+    """What choosing τ and α on validation gives on test, by (arch, noise_rate, teacher) of ``grid``'s table.
 
-    One row a (arch, noise_rate, teacher) of ``grid``'s table and a way to come to τ and α: ``validation``, each of
-    ``fixed`` (a name and its τ and α), and, to compare with, the mean and the best of the grid in each column.
+    Beside it: candidates that are always the same (``fixed``: a name and its τ and α), the grid's mean, and its best.
     """
     rows = []
     for key, part in table.groupby(SETTING):

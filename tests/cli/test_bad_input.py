@@ -154,7 +154,7 @@ GRID = [
     (profile("vit", VIT | {"width": 15}), "width: 15 is not divisible by vit.heads = 2"),
     (
         profile("vit", VIT | {"vit": VIT["vit"] | {"patch": 3}}),
-        "vit.patch: 3 does not divide the 8 pixels of a side of digits",
+        "vit.patch: 3 does not divide digits's 8 pixels a side",
     ),
     (profile("vit", VIT | {"vit": {"patches": 4}}), "vit.patches: unknown field"),
     (profile() | {"profile": "other"}, "profiles/mine.yaml: profile: is 'other', but the file is called 'mine'"),

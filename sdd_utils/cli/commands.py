@@ -22,10 +22,8 @@ from sdd_utils.tables import FIGURES, REFERENCE, load_levels
 def cli() -> None:
     """Sparse double descent, and what prevents it.
 
-    \b
-    Exit status: 0 done; 1 verify found a difference; 2 refused or failed, with
-    the reason; 75 stopped by the time budget or a signal, the same command goes
-    on; 130 stopped by Ctrl-C, likewise.
+    Exit status: 0 done; 1 verify found a difference; 2 refused or failed, with the reason; 75 stopped by the time
+    budget or a signal, the same command goes on; 130 stopped by Ctrl-C, likewise.
 
     \b
     Examples:
@@ -120,13 +118,12 @@ def export_command(profile: str, only: str, out: Path, results: Path) -> None:
     table = collect(experiments_of(profile, only), present(results) / profile)
     if table.empty:
         raise ResultsMissing(f"no level of {profile} is trained in {results / profile}; run the profile first")
-    if out and out.exists() and not out.is_file():
+    if out is None:
+        return click.echo(as_csv(table), nl=False)
+    if out.exists() and not out.is_file():
         raise ConfigError(f"out: {out} is not a file that can be replaced")
-    if out:
-        write_csv(out, table)
-        click.echo(f"{out}: {len(table)} levels of {table['run_id'].nunique()} runs")
-    else:
-        click.echo(as_csv(table), nl=False)
+    write_csv(out, table)
+    return click.echo(f"{out}: {len(table)} levels of {table['run_id'].nunique()} runs")
 
 
 @cli.command("data")
@@ -185,20 +182,17 @@ def main(group: click.Group = cli) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         group(standalone_mode=False)
+        return
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help())
-        sys.exit(REFUSED)
     except click.ClickException as error:
         click.echo(f"error: {error.format_message()} (--help shows how)", err=True)
-        sys.exit(REFUSED)
     except SddError as error:
         click.echo(f"error: {error}", err=True)
-        sys.exit(REFUSED)
     except OSError as error:
         click.echo(f"error: {error.filename or 'system'}: {error.strerror or error}", err=True)
-        sys.exit(REFUSED)
     except click.Abort:  # click's word for Ctrl-C
         raise KeyboardInterrupt from None
-    except Exception:  # a defect of ours: 1, which Python would say, means something else
+    except Exception:  # a defect of ours, whose status of 1 would mean that verify found something
         traceback.print_exc()
-        sys.exit(REFUSED)
+    sys.exit(REFUSED)

@@ -158,8 +158,7 @@ def all_figures(levels: pd.DataFrame, histograms: pd.DataFrame, shown: dict) -> 
 
 
 def _methods(levels: pd.DataFrame, arch: str, rate: float) -> Lines:
-    lines = [panels.line_of(method, levels, arch, rate) for method in METHODS.values() if method.beside_vanilla]
-    return [line for line in lines if len(line[1])]
+    return panels.lines_of((method for method in METHODS.values() if method.beside_vanilla), levels, arch, rate)
 
 
 def _shades(values: list[float]) -> list:

@@ -1,9 +1,7 @@
-"""How curves are drawn: one style, accuracy against the remaining weights, phases, panels.
-
-Lines are means over seeds, bands 95 % t intervals; colours are safe for colour-blind readers.
-"""
+"""How curves are drawn: means over seeds with 95 % t intervals, in colours that are safe for colour-blind readers."""
 
 import io
+from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -32,12 +30,8 @@ def draw_curves(ax: Axes, rows: pd.DataFrame, column: str = "test_acc", **style)
     """Mean over seeds of ``column`` (a share, drawn in %) against the share of remaining weights, with its band."""
     curves_of(rows)  # raises where the rows are not one setting's, whose mean would be drawn as if it were
     data = rows.assign(remaining=100 * (1 - rows["sparsity"]), percent=100 * rows[column])
-    sns.lineplot(data, x="remaining", y="percent", ax=ax, errorbar=_interval, err_kws={"lw": 0}, **style)
-
-
-def _interval(values: pd.Series) -> tuple[float, float]:
-    estimate = Estimate.of(values)
-    return estimate.low, estimate.high
+    band = {"errorbar": lambda values: (Estimate.of(values).low, Estimate.of(values).high), "err_kws": {"lw": 0}}
+    sns.lineplot(data, x="remaining", y="percent", ax=ax, **band, **style)
 
 
 def sparsity_axis(ax: Axes) -> None:
@@ -66,16 +60,14 @@ def shade_phases(ax: Axes, rows: pd.DataFrame, names: bool = True) -> None:
 Lines = list[tuple[str, pd.DataFrame, object]]  # what a panel shows: label, rows of one setting, colour
 
 
-def line_of(method: Method, levels: pd.DataFrame, arch: str, noise_rate: float) -> tuple[str, pd.DataFrame, object]:
-    """A method's line in a setting's panel; its rows may be none."""
-    return method.label, method.rows(levels, arch, noise_rate), method.colour
+def lines_of(methods: Iterable[Method], levels: pd.DataFrame, arch: str, noise_rate: float) -> Lines:
+    """The lines of those methods that have rows in a setting."""
+    lines = [(method.label, method.rows(levels, arch, noise_rate), method.colour) for method in methods]
+    return [line for line in lines if len(line[1])]
 
 
 def draw_panels(panels: dict[str, Lines], phases_of: str | None = None, columns: int = 3) -> Figure:
-    """A grid of panels by title with one accuracy axis, at most ``columns`` wide: two columns of a paper.
-
-    ``phases_of`` is the label of the line whose phases colour the background.
-    """
+    """A grid of panels by title with one accuracy axis; the phases of the line ``phases_of`` colour the background."""
     if not panels:
         return nothing()
     fig, axes = panel_grid(len(panels), columns)
@@ -122,7 +114,7 @@ def _make_room(axes: np.ndarray) -> None:
 
 
 def nothing() -> Figure:
-    """What is shown where a profile has no such curves: a line that says so, without axes."""
+    """A line that says so, without axes."""
     fig = plt.figure(figsize=(COLUMN, 0.6))
     fig.text(0.5, 0.5, "this profile has no such curves", ha="center", va="center")
     return fig

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from sdd_utils.analysis import tuning
 from sdd_utils.analysis.curves import select, setting_name
 from sdd_utils.analysis.methods import METHODS
-from sdd_utils.plots.panels import COLUMN, draw_panels, line_of
+from sdd_utils.plots.panels import COLUMN, draw_panels, lines_of
 
 HEAT_MAPS = {
     "rebound": "rebound left (points)",
@@ -50,12 +50,11 @@ def bad_teachers(levels: pd.DataFrame) -> Figure:
     def lines(setting: tuple[str, float]) -> list:
         here = select(levels, [setting])
         here = here[(here[["temperature", "alpha"]] == shared[setting]).all(axis=1)]
-        students = [line_of(method, here, *setting) for method in METHODS.values() if method.teacher]
-        return [line_of(METHODS["vanilla"], levels, *setting), *(line for line in students if len(line[1]))]
+        students = (method for method in METHODS.values() if method.teacher)
+        return lines_of([METHODS["vanilla"]], levels, *setting) + lines_of(students, here, *setting)
 
-    return draw_panels(
-        {setting_name(*setting): lines(setting) for setting in shared}, METHODS["vanilla"].label, columns=2
-    )
+    panels = {setting_name(*setting): lines(setting) for setting in shared}
+    return draw_panels(panels, METHODS["vanilla"].label, columns=2)
 
 
 def figures(levels: pd.DataFrame) -> dict[str, Figure]:

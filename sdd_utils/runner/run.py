@@ -141,14 +141,11 @@ class SegmentClock:
 def write_tables(run: Path, exp: Experiment, history: History) -> None:
     """levels.csv, weights.csv (counts of surviving weights in [bin, bin + WEIGHT_BIN)) and emissions.csv."""
 
-    counted = [
-        {"level": level, "bin": round((i - WEIGHT_BINS / 2) * WEIGHT_BIN, 2), "count": count}
-        for level, counts in enumerate(history.histograms)
-        for i, count in enumerate(counts)
-        if count
-    ]
+    edges = [round((i - WEIGHT_BINS / 2) * WEIGHT_BIN, 2) for i in range(WEIGHT_BINS)]
+    counted = [(n, *pair) for n, counts in enumerate(history.histograms) for pair in zip(edges, counts, strict=True)]
+    weights = pd.DataFrame(counted, columns=["level", "bin", "count"])
     write_csv(run / "levels.csv", levels_table(exp, history.rows, run.parent.name))
-    write_csv(run / "weights.csv", pd.DataFrame(counted, columns=["level", "bin", "count"]))
+    write_csv(run / "weights.csv", weights[weights["count"] > 0])
     if history.segments:
         write_csv(run / "emissions.csv", pd.DataFrame(history.segments))
 

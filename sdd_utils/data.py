@@ -80,10 +80,8 @@ def human(pool: Images, parts: list[Tensor], exp: Experiment, rng: torch.Generat
     return human_labels(exp.dataset, exp.human_labels)
 
 
-NOISE: dict[str, Callable[[Images, list[Tensor], Experiment, torch.Generator], Tensor]] = {
-    "symmetric": symmetric,
-    "human": human,
-}
+Noise = Callable[[Images, list[Tensor], Experiment, torch.Generator], Tensor]
+NOISE: dict[str, Noise] = {"symmetric": symmetric, "human": human}
 """By the name that ``noise_kind`` gives: from a dataset's images and the indices of its training and validation parts
 to noisy labels (n,) int64 for all of its images."""
 
@@ -154,7 +152,7 @@ def batches(split: Split, exp: Experiment, rng: torch.Generator) -> Iterator[Bat
 
 
 def pad(images: Tensor, crop_padding: int) -> Tensor:
-    """Images with a black border, once for all epochs: what ``augmented`` cuts from."""
+    """Images with a black border, which ``augmented`` cuts from."""
     return F.pad(images, [crop_padding] * 4) if crop_padding else images
 
 

@@ -58,11 +58,8 @@ def critical(accuracy: np.ndarray, fit: np.ndarray) -> int:
 
 
 def _critical_phase(fit: np.ndarray) -> int:
-    """The first level past the critical phase.
-
-    That phase is where the network still has the capacity to memorise, so it ends with the last level that fits the
-    noisy training labels at least FITTED times as well as the best does; a validation curve is too noisy to tell.
-    """
+    """The first level past the critical phase, in which a network still has the capacity to memorise. It ends with the
+    last level that fits the noisy training labels at least FITTED times as well as the best does."""
     return int(np.flatnonzero(fit >= FITTED * fit.max()).max()) + 1
 
 
@@ -86,8 +83,8 @@ TEACHERS = {
 def select_level(levels: pd.DataFrame, rule: str, selection: str = "validation") -> int:
     """Which level of one curve teaches. ``levels`` has one row a level of a single run, in the columns of levels.csv.
 
-    «Accuracy» is that on validation (noisy labels), or on the test set for ``selection="test"``, the usual practice.
-    Accuracies are rounded as levels.csv has them, so that a curve in memory and its file have the same teacher.
+    «Accuracy» is that on validation (noisy labels), or on test for ``selection="test"``, the usual practice, rounded as
+    levels.csv has it, so that a curve in memory and its file have the same teacher.
     """
     levels = levels.sort_values("level")
     columns = ("val_acc" if selection == "validation" else "test_acc", "train_acc")

@@ -3,13 +3,12 @@
 Nothing here changes what is computed, beyond rounding.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Self
 
 import torch
 import torch.nn as nn
@@ -29,7 +28,7 @@ class Execution:
     graph: bool = False
 
     @classmethod
-    def of(cls, device: torch.device) -> Execution:
+    def of(cls, device: torch.device) -> Self:
         """Everything on a GPU; on a CPU the memory layout alone."""
         return cls(True, *[device.type == "cuda"] * 2)
 
@@ -40,10 +39,8 @@ class Execution:
 
 
 def channels_last(images: Tensor) -> Tensor:
-    """The images (n, c, h, w) with their channels together in memory, which is how convolutions are fastest.
-
-    On a CPU that pays from 32×32 on (a ResNet-18 of width 8 takes two thirds of the time); smaller ones stay.
-    """
+    """The images (n, c, h, w) with their channels together in memory, where convolutions are faster: on a CPU from
+    32×32 on (a ResNet-18 of width 8 takes two thirds of the time)."""
     if not images.is_cuda and images.shape[2] < 32:
         return images
     return images.contiguous(memory_format=torch.channels_last)
@@ -96,10 +93,7 @@ def visible_gpus() -> list[str]:
 
 
 def allow_many_shapes() -> None:
-    """Have this thread compile as many shapes (architecture × classes × student or teacher) as a sweep may have.
-
-    By default torch compiles eight, runs the others as they are, and says so in a log alone.
-    """
+    """Have this thread compile as many shapes as a sweep may have: torch compiles eight, and runs others uncompiled."""
     torch._dynamo.config.recompile_limit = 64
     torch._dynamo.config.fail_on_recompile_limit_hit = True
 

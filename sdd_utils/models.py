@@ -1,7 +1,6 @@
 """Architectures, one entry each in ARCHITECTURES. timm and torchvision do the work; what they lack is written out here.
 
-torch and the two others are imported by the functions that build a network: whoever wants an architecture's name or its
-regular λ alone, such as a figure, need not wait for them, or have them.
+The functions that build a network import them, and torch: a figure, which wants a label alone, needs neither.
 """
 
 from __future__ import annotations
@@ -22,14 +21,8 @@ def mlp(exp: Experiment) -> nn.Module:
 
     from torch import nn
 
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(prod(exp.facts.image_shape), exp.width),
-        nn.ReLU(),
-        nn.Linear(exp.width, exp.width),
-        nn.ReLU(),
-        nn.Linear(exp.width, exp.facts.classes),
-    )
+    hidden = [nn.Linear(prod(exp.facts.image_shape), exp.width), nn.ReLU(), nn.Linear(exp.width, exp.width), nn.ReLU()]
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(exp.width, exp.facts.classes))
 
 
 def resnet18(exp: Experiment) -> nn.Module:

@@ -76,8 +76,9 @@ class Profile(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        set_by_the_grid = {"arch", "seed", "noise_rate", "teacher"} | ({"dataset"} if self.datasets else set())
         for name, plan in self.architectures.items():
-            if reserved := self._set_by_the_grid & {*self.base, *plan.settings}:
+            if reserved := set_by_the_grid & {*self.base, *plan.settings}:
                 raise ValueError(f"architectures.{name}: {min(reserved)} is set by the grid, not in base or settings")
             for teacher in (d.teacher_arch for d in plan.distillation if d.teacher_arch):
                 if teacher not in self.architectures:
@@ -98,10 +99,6 @@ class Profile(Settings):
     def distils(self) -> bool:
         """Whether there are students."""
         return any(plan.distillation for plan in self.architectures.values())
-
-    @property
-    def _set_by_the_grid(self) -> set[str]:
-        return {"arch", "seed", "noise_rate", "teacher"} | ({"dataset"} if self.datasets else set())
 
     def experiments(self) -> list[Experiment]:
         """Every experiment, each once. Raises ConfigError naming the architecture and the field that is wrong."""
@@ -156,10 +153,8 @@ class Profile(Settings):
 
 
 def select(experiments: list[Experiment], only: str) -> list[Experiment]:
-    """Those that ``only`` describes: ``arch=vit,method=kd``; a field that is named twice may have either value.
-
-    Raises ConfigError when a field is not one of FILTERS, or when nothing has these values.
-    """
+    """Those that ``only`` describes: ``arch=vit,method=kd``; of a field that is named twice, either value. Raises
+    ConfigError when a field is not one of FILTERS, or when nothing has these values."""
     wanted: dict[str, set[str]] = {}
     for part in filter(None, only.split(",")):
         field, separator, value = part.partition("=")

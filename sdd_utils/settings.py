@@ -1,9 +1,7 @@
 """What every setting is made of: a frozen, validated base class, and the types of the numbers in it."""
 
-from __future__ import annotations
-
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -38,7 +36,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
-    def parse(cls, settings: dict, where: str = "") -> Settings:
+    def parse(cls, settings: dict, where: str = "") -> Self:
         """Build from plain data. Raises ConfigError with one line for each field that is wrong."""
         try:
             return cls.model_validate(settings)

@@ -32,10 +32,8 @@ NEWER = {"val_images": float("nan")}  # columns that tables of earlier versions 
 MEASURED_ON_THE_CLOCK = ["seconds", "energy_kwh", "emissions_kg", "energy_source"]
 """The only columns that differ when the same configuration runs again on the same machine."""
 
-WORDS = {
-    *["run_id", "profile", "dataset", "arch", "noise_kind", "method", "optimizer", "teacher", "teacher_arch"],
-    "energy_source",
-}
+WORDS = {"run_id", "profile", "dataset", "arch", "noise_kind", "method", "optimizer", "teacher", "teacher_arch"}
+WORDS |= {"energy_source"}
 SHARES = {"noise_rate", "sparsity", "train_acc", "val_acc", "test_acc", "clean_fit", "memorised"}
 
 WEIGHT_BIN = 0.02

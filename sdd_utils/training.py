@@ -58,8 +58,7 @@ def train_level(
 ) -> None:
     """Train ``net`` in place for ``exp.epochs`` epochs from a fresh optimiser and schedule, or go on from ``saved``.
 
-    All randomness (order, augmentation, dropout) follows from the seed and the level alone. ``execution`` is what is
-    best for the device unless given. Raises TrainingDiverged.
+    All randomness (order, augmentation, dropout) follows from the seed and the level alone. Raises TrainingDiverged.
     """
     rng = generator(exp.seed, "batches", level)
     torch.manual_seed(derive(exp.seed, "dropout", level))  # of all devices
@@ -89,10 +88,7 @@ def make_step(
     optimizer: Optimizer,
     execution: Execution,
 ) -> Callable[[Batch], Tensor]:
-    """The function that takes one step, from a batch to its loss, a scalar without gradient.
-
-    It never waits for the device, so that on a GPU it can be captured as it is.
-    """
+    """The function that takes one step, from a batch to its loss. It never waits for the device."""
     train, padded = data.train, pad(data.train.images, exp.crop_padding)
     # Without augmentation the teacher sees the same images every epoch, so one pass over them serves the whole level.
     soft = predict(teacher.model, train, exp.amp) if teacher and not exp.augmented else None

@@ -30,8 +30,7 @@ class Choice:
     taken: int
 
 
-StopRule = Callable[[np.ndarray, int], Choice]
-"""From one run's validation accuracies (levels,), shares in [0, 1], and the number of validation images."""
+StopRule = Callable[[np.ndarray, int], Choice]  # from one run's validation accuracies (levels,) and how many images
 
 
 def standard_error(accuracy: float | np.ndarray, images: int) -> float | np.ndarray:
@@ -118,8 +117,7 @@ def clean_accuracy(val_acc: pd.Series, noise_rate: float, classes: int) -> pd.Se
 def candidates(spent: pd.DataFrame, arch: str, noise_rate: float, dataset: str = "digits") -> pd.DataFrame:
     """What there is to choose from in one setting: one row a (pipeline, level), means over seeds.
 
-    ``expected`` is the accuracy (%) to go by, from validation; ``test``, ``low`` and ``high`` are test accuracy (%) and
-    its 95 % interval, which take no part in choosing.
+    ``expected`` is the accuracy (%) to go by, from validation; ``test``, ``low`` and ``high``, on test, take no part.
     """
     rows = spent[(spent["arch"] == arch) & (spent["noise_rate"] == noise_rate)]
     rows = rows.assign(expected=100 * clean_accuracy(rows["val_acc"], noise_rate, DATASETS[dataset].classes))
@@ -131,12 +129,11 @@ def candidates(spent: pd.DataFrame, arch: str, noise_rate: float, dataset: str =
     )
 
 
-LIMITS = {
+LIMITS = {  # that ``recommend`` takes: the column that each bounds, and its unit for people
     "max_params": ("remaining_params", "prunable weights"),
     "max_flops": ("train_flops", "FLOPs of training"),
     "max_kwh": ("energy_kwh", "kWh of training"),
 }
-"""The limits that ``recommend`` takes: the column that each bounds, and its unit for people."""
 
 
 def recommend(table: pd.DataFrame, min_accuracy: float | None = None, **limits: float | None) -> pd.Series:

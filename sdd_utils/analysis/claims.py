@@ -84,7 +84,6 @@ class Setting:
 
 
 Claim = Callable[[Setting], Iterator[dict]]
-
 CLAIMS: dict[str, Claim] = {}
 """The rule of each claim, by its number: from a setting to the rows of claims.csv that it can speak to."""
 
@@ -137,7 +136,7 @@ def l2_smooths(setting: Setting) -> Iterator[dict]:
         gain = Estimate.of(setting.dip.rebounds - setting.dip_of("l2").rebounds)
         verdict = "holds" if gain.low > 0 else "fails" if gain.high < 0 else "inconclusive"
         statement = "the best λ makes the rebound smaller than the regular λ does (by, points)"
-        yield setting.row(statement, gain, setting.if_any(verdict), f"02_l2_sweep, {_weight_decay(best)}")
+        yield setting.row(statement, gain, setting.if_any(verdict), f"02_l2_sweep, λ = {best['weight_decay'].iat[0]:g}")
 
 
 @claim("C2b")
@@ -152,7 +151,7 @@ def l2_avoids(setting: Setting) -> Iterator[dict]:
         if setting.arch == "resnet18":
             verdict, does = {"holds": "fails", "fails": "holds"}.get(verdict, verdict), "does not avoid"
         statement = f"the best λ {does} the dip (remaining rebound, points)"
-        yield setting.row(statement, rebound, verdict, f"02_l2_sweep, {_weight_decay(best)}")
+        yield setting.row(statement, rebound, verdict, f"02_l2_sweep, λ = {best['weight_decay'].iat[0]:g}")
 
 
 @claim("C3")
@@ -264,7 +263,3 @@ def _costs_less(students: pd.DataFrame, plain: pd.DataFrame, cost: str) -> tuple
 def _geometric(ratios: pd.Series) -> Estimate:
     log = Estimate.of(np.log(ratios))
     return Estimate(*np.exp([log.value, log.low, log.high]).tolist(), log.n)
-
-
-def _weight_decay(rows: pd.DataFrame) -> str:
-    return f"λ = {rows['weight_decay'].iat[0]:g}"

@@ -3,9 +3,8 @@
 Names of the phases: He et al. (2022). Accuracies go in as shares in [0, 1]; differences come out in accuracy points.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -26,7 +25,7 @@ class Estimate:
     n: int
 
     @classmethod
-    def of(cls, values: np.ndarray) -> Estimate:
+    def of(cls, values: np.ndarray) -> Self:
         """Student's t interval for the mean of one value a seed.
 
         Not the percentile bootstrap: with n seeds that cannot reach beyond the n values seen, so at n = 3 its «95 %»

@@ -44,10 +44,8 @@ def run_command(profile: str, only: str, time_budget: float | None, results: Pat
     \b
     Examples:
       python -m sdd_utils run --profile smoke
-      python -m sdd_utils run --profile digits --only method=kd,arch=vit --workers 1
-      python -m sdd_utils run --profile digits --time-budget 1h30m --results scratch/runs
-      python -m sdd_utils run --profile paper --device cuda --gpu-share 0.5
-      python -m sdd_utils run --profile paper --device cuda --cluster 10.0.0.1:6379
+      python -m sdd_utils run --profile digits --only method=kd,arch=vit --time-budget 1h30m
+      python -m sdd_utils run --profile paper --device cuda --gpu-share 0.5 --cluster 10.0.0.1:6379
     """
     from sdd_utils.runner.sweep import train  # torch takes seconds, and figures and tables need none of it
 
@@ -78,13 +76,8 @@ def status_command(profile: str, only: str, results: Path) -> None:
 @only_option
 @results_option
 def verify_command(profile: str, only: str, results: Path) -> None:
-    """Check the files of the finished runs, and compare their curves with the committed reference.
-
-    \b
-    identical   equal in every column but the clock's
-    within      where another seed of the reference would be
-    different   neither
-    """
+    """Check the files of the finished runs, and compare their curves with the committed reference: identical (in every
+    column but the clock's), within (where another seed of the reference would be), or different."""
     experiments = experiments_of(profile, only)
     states = survey(experiments, present(results) / profile)
     damaged = states[states["state"] == "damaged"]

@@ -21,9 +21,7 @@ share_option = click.option("--gpu-share", type=float, help=share_help)
 cluster_help = "Train on a Ray cluster: host:port joins it, ray starts one here (or joins RAY_ADDRESS)."
 cluster_option = click.option("--cluster", metavar="ADDRESS", help=cluster_help)
 budget_help = "Train for so long at most: 90s, 9m, 1h30m, 2d."
-budget_option = click.option(
-    "--time-budget", callback=lambda *given: given[-1] and parse_duration(given[-1]), help=budget_help
-)
+budget_option = click.option("--time-budget", callback=lambda *a: a[-1] and parse_duration(a[-1]), help=budget_help)
 
 
 def training_options(command: Callable) -> Callable:

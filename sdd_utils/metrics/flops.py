@@ -69,10 +69,7 @@ def _teacher_flops(exp: Experiment) -> float:
 def level_flops(
     exp: Experiment, density: dict[str, float], teacher_density: dict[str, float] | None
 ) -> dict[str, float]:
-    """The two columns of levels.csv: training FLOPs of a level, teacher included, dense and of surviving weights only.
-
-    Densities are shares of surviving weights by layer, of the network and of its teacher.
-    """
+    """The columns of levels.csv: training FLOPs of a level, teacher included, dense and of surviving weights only."""
     sparse = exp.epochs * flop_count(exp).training(density)
     if teacher_density:
         sparse += teacher_passes(exp) * flop_count(exp.teacher.experiment).inference(teacher_density)

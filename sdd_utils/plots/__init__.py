@@ -3,16 +3,3 @@
 from sdd_utils.plots.figures import baseline, cure, distillation, frontier, l2_sweep, tour, weights
 from sdd_utils.plots.panels import use_style
 from sdd_utils.plots.tuning import bad_teachers, heat_map
-
-__all__ = [
-    "bad_teachers",
-    "baseline",
-    "cure",
-    "distillation",
-    "frontier",
-    "heat_map",
-    "l2_sweep",
-    "tour",
-    "use_style",
-    "weights",
-]

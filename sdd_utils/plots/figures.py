@@ -49,7 +49,8 @@ def baseline(levels: pd.DataFrame) -> Figure:
     def lines(arch: str) -> Lines:
         rows = plain[plain["arch"] == arch]
         rates = sorted(rows["noise_rate"].unique())
-        return [(f"ε = {r:g}", rows[rows["noise_rate"] == r], c) for r, c in zip(rates, _shades(rates), strict=True)]
+        shades = zip(rates, sns.color_palette("viridis", len(rates)), strict=True)
+        return [(f"ε = {rate:g}", rows[rows["noise_rate"] == rate], colour) for rate, colour in shades]
 
     return draw_panels({label_of(arch): lines(arch) for arch in curves.architectures(plain)})
 
@@ -59,7 +60,7 @@ def l2_sweep(levels: pd.DataFrame) -> Figure:
 
     def lines(arch: str, rate: float) -> Lines:
         grid = curves.weight_decays(levels, arch, rate)
-        shades = zip(grid, _shades(grid), strict=True)
+        shades = zip(grid, sns.color_palette("viridis", len(grid)), strict=True)
         return [(f"λ = {d:g}", curves.at_weight_decay(levels, arch, rate, d), colour) for d, colour in shades]
 
     settings = [s for s in curves.vanilla_settings(levels) if len(curves.weight_decays(levels, *s)) > 1]
@@ -159,7 +160,3 @@ def all_figures(levels: pd.DataFrame, histograms: pd.DataFrame, shown: dict) -> 
 
 def _methods(levels: pd.DataFrame, arch: str, rate: float) -> Lines:
     return panels.lines_of((method for method in METHODS.values() if method.beside_vanilla), levels, arch, rate)
-
-
-def _shades(values: list[float]) -> list:
-    return sns.color_palette("viridis", len(values))

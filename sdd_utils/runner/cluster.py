@@ -1,7 +1,7 @@
 """The same sweep with its workers on a Ray cluster: machines may join it, leave it and die.
 
-The driver is the sweep's process. It holds the lock of every run that is trained, sends the run's files to a worker,
-and writes the files that come back into the results folder. Workers never write there: each trains in a scratch folder.
+The sweep's process, the driver, holds the runs' locks, sends their files to workers, each of which trains in a scratch
+folder, and writes what comes back.
 """
 
 import hashlib
@@ -55,9 +55,7 @@ class RayWorkers:
     def __init__(self, address: str, most: int | None = None, device: str = "cpu", gpu_share: float | None = None):
         if device not in ("cpu", "cuda"):
             raise ConfigError(f"device: on a cluster it is cpu or cuda, and Ray chooses which GPU (got {device!r})")
-        if device == "cpu" and gpu_share is not None:
-            raise ConfigError(f"gpu-share: {gpu_share:g} was given, but the device is cpu")
-        gpus = 1 / experiments_a_gpu(gpu_share) if device == "cuda" else 0
+        gpus = 1 / experiments_a_gpu(gpu_share, device) if device == "cuda" or gpu_share else 0
         self.needs = {"CPU": 1.0} | ({"GPU": gpus} if gpus else {})
         self.most, self.ray = most, connect(address, most)
         if gpus and not any(slots_of(node, {"GPU": 1.0}) for node in self.ray.nodes()):
@@ -74,7 +72,7 @@ class RayWorkers:
         self.asked, self.closed = threading.Event(), threading.Event()
 
     def slots(self) -> int:
-        """What fits on the machines that are there, and one more, so that Ray always knows of more to do."""
+        """What fits on the machines that are there, and one more, so that Ray knows of more to do."""
         room = 1 + sum(slots_of(node, self.needs) for node in self.ray.nodes())
         return min(room, self.most or room)
 

@@ -16,9 +16,7 @@ log = logging.getLogger("sdd_utils")
 
 def finalise(folder: Path) -> None:
     """Write the checksums of all files in ``folder``, which are final from now on."""
-    files = [
-        p for p in sorted(folder.iterdir()) if p.name != SUMS and not is_quarantined(p) and not p.name.startswith(".")
-    ]
+    files = [path for path in sorted(folder.glob("[!.]*")) if path.name != SUMS and not is_quarantined(path)]
     write_bytes(folder / SUMS, _with_checksum([f"{sha256(path)}  {path.name}" for path in files]).encode())
 
 
@@ -87,10 +85,8 @@ def is_quarantined(path: Path) -> bool:
 
 
 def repair(folder: Path) -> None:
-    """Quarantine what is damaged in a finished run, and remove the temporary files that a kill left behind.
-
-    The run then counts as unfinished until it is finalised anew. Only for who holds the run's lock.
-    """
+    """Quarantine what is damaged in a finished run, which then counts as unfinished, and remove temporary files that a
+    kill left behind. Only for who holds the run's lock."""
     for path in folder.glob(".*"):
         if re.fullmatch(r"\..+\.\d+", path.name):
             path.unlink()

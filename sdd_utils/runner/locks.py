@@ -3,7 +3,7 @@
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -44,10 +44,12 @@ def try_acquire(lock: SoftFileLease) -> bool:
         Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        if not _is_empty_and_old(Path(lock.lock_file)):
-            return False
-        lock.force_break()
-        return try_acquire(lock)
+        with suppress(OSError):
+            stat = Path(lock.lock_file).stat()
+            if not stat.st_size and time.time() - stat.st_mtime > LEASE_SECONDS:  # of a power cut; it names no owner
+                lock.force_break()
+                return try_acquire(lock)
+        return False
     except OSError as error:
         if error.errno not in FULL:
             raise
@@ -63,14 +65,6 @@ def hold(lock: SoftFileLease) -> None:
             return
         time.sleep(0.2)  # who looks for a stale lock takes it away for an instant
     raise Busy(f"{lock.lock_file}: another process took over, since this one did not answer for {LEASE_SECONDS:g} s")
-
-
-def _is_empty_and_old(path: Path) -> bool:
-    """What a power cut can leave of a lock: nothing names its owner, and filelock waits for ever."""
-    try:
-        return path.stat().st_size == 0 and time.time() - path.stat().st_mtime > LEASE_SECONDS
-    except OSError:
-        return False
 
 
 def holder(run: Path) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from contextlib import suppress
@@ -64,7 +65,7 @@ def train(
         executor = local_workers(workers, device, gpu_share)
     try:
         if not cluster:
-            check_device(device)
+            check_device(device)  # after the workers, which begin to import meanwhile
         return run_sweep(experiments, folder, executor, device, seconds)
     finally:
         executor.stop()
@@ -106,15 +107,19 @@ class Sweep:
         todo = with_teachers(experiments)
         adopt_finished(todo, folder)
         self.done = {exp.run_id for exp in todo if finished(exp, folder) and not verify(folder / exp.run_id)}
-        self.progress = Progress(todo, folder)
-        self.rank = ranks(todo)
-        self.waiting: list[Experiment] = []  # highest rank first
-        self.wait_for([exp for exp in todo if exp.run_id not in self.done])
+        self.progress, rank = Progress(todo, folder), ranks(todo)
+        self.todo = sorted(todo, key=lambda exp: rank[exp.run_id], reverse=True)
         self.running: dict[Future, Experiment] = {}
         self.elsewhere: dict[str, SoftFileLease] = {}  # run_id → its lock, watched until it is free
         self.failed: dict[str, str] = {}
-        self.lost: dict[str, tuple[int, int]] = {}  # run_id → at which level workers died, and how many
+        self.deaths: Counter[tuple[str, int]] = Counter()  # of workers, at a run's level
         self.stopping = False
+
+    @property
+    def waiting(self) -> list[Experiment]:
+        """What nobody is at here, longest work first."""
+        settled = {*self.done, *self.failed, *(exp.run_id for exp in self.running.values())}
+        return [exp for exp in self.todo if exp.run_id not in settled]
 
     def run(self) -> Outcome:
         """Submit, collect, and submit again, until everything is done or the sweep has to stop."""
@@ -135,9 +140,7 @@ class Sweep:
             if must_stop(self.deadline):  # a worker was still starting, and does not know signals then
                 return Outcome(self.failed, self.progress.left())
             why = "a worker process was killed, perhaps for want of memory"
-            raise SweepStopped(
-                f"{why}; the same goes on from the last saved states, and workers=1 needs the least"
-            ) from None
+            raise SweepStopped(f"{why}; the same command goes on from there, and one worker needs the least") from None
         except (KeyboardInterrupt, NoSpace):
             self.executor.stop()
             raise
@@ -153,30 +156,20 @@ class Sweep:
 
     def submit(self) -> None:
         """Hand over, as long as there is room, experiments whose teacher is there and that nobody else is training."""
-        room = self.executor.slots() - len(self.running)
-        for exp in list(self.waiting):
+        slots = self.executor.slots()
+        for exp in self.waiting:
             teacher = teacher_of(exp)
             if teacher in self.failed:
                 self.failed[exp.run_id] = f"its teacher {teacher} failed"
-                self.waiting.remove(exp)
-            elif room > 0 and (teacher is None or teacher in self.done) and self.is_free(exp):
+            elif len(self.running) < slots and (teacher is None or teacher in self.done) and self.is_free(exp):
                 self.running[self.executor.submit(self.run_one, exp, self.folder, self.device, self.deadline)] = exp
-                self.waiting.remove(exp)
-                room -= 1
-
-    def wait_for(self, experiments: list[Experiment]) -> None:
-        """Put experiments where ``submit`` finds them, longest work first."""
-        self.waiting = sorted(self.waiting + experiments, key=lambda exp: self.rank[exp.run_id], reverse=True)
 
     def is_free(self, exp: Experiment) -> bool:
         """Whether the run's lock is free, or was free when last seen. A lock must be watched to be known as stale."""
-        lock = self.elsewhere.get(exp.run_id)
-        if lock is None:
-            return True
-        if not try_acquire(lock):
+        if (lock := self.elsewhere.get(exp.run_id)) and not try_acquire(lock):
             return False
-        lock.release()
-        del self.elsewhere[exp.run_id]
+        if lock:
+            self.elsewhere.pop(exp.run_id).release()
         return True
 
     def collect(self, future: Future) -> None:
@@ -186,21 +179,15 @@ class Sweep:
             self.done.add(exp.run_id)
         elif isinstance(error, Busy):
             self.elsewhere[exp.run_id] = lease(self.folder / exp.run_id)
-            self.wait_for([exp])
         elif isinstance(error, Stopped):
             self.stop()  # it may have been the worker alone that was asked
-            self.wait_for([exp])
         elif isinstance(error, WorkerLost):
             self.progress.say(f"{exp.run_id}: {error}")
             level = self.progress.levels_of(exp.run_id)
-            known, deaths = self.lost.get(exp.run_id, (level, 0))
-            deaths = deaths + 1 if level == known else 1
-            self.lost[exp.run_id] = level, deaths
-            if deaths == LIVES:
+            self.deaths[exp.run_id, level] += 1
+            if self.deaths[exp.run_id, level] == LIVES:
                 died = f"{LIVES} workers died at level {level}, perhaps for want of memory"
                 self.failed[exp.run_id] = f"{died}; the last: {error}"
-            else:
-                self.wait_for([exp])
         elif isinstance(error, (BrokenExecutor, NoSpace, SweepStopped)):
             raise error
         else:
@@ -251,11 +238,8 @@ def with_teachers(experiments: list[Experiment]) -> list[Experiment]:
 
 
 def ranks(experiments: list[Experiment], cost: dict[str, float] | None = None) -> dict[str, float]:
-    """{run_id: what has to be trained one after the other from here on}: its own cost and its costliest student's.
-
-    To train the highest rank first is «longest work first», where a teacher counts as long as what waits for it.
-    ``cost`` is by run_id, and training FLOPs by default.
-    """
+    """{run_id: its cost and its costliest student's}: to train the highest rank first is «longest work first», where a
+    teacher counts as long as what waits for it. ``cost`` is by run_id, and training FLOPs by default."""
     cost = cost or {exp.run_id: dense_flops(exp) * (exp.levels + 1) for exp in experiments}
     behind = dict.fromkeys(cost, 0.0)
     for exp in experiments:

@@ -21,7 +21,7 @@ SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
 
 
 class Executor(Protocol):
-    """Where experiments are trained: on this machine (``LocalWorkers``) or on a cluster (``cluster.RayWorkers``)."""
+    """Where experiments are trained: ``LocalWorkers`` or ``cluster.RayWorkers``."""
 
     def slots(self) -> int:
         """How many experiments to hand over at a time, as of now: a cluster grows and shrinks."""
@@ -97,11 +97,9 @@ def local_workers(workers: int | None = None, device: str = "cpu", gpu_share: fl
 
 def _shared_out(workers: int | None, device: str, gpu_share: float | None) -> tuple[list[str | None], int]:
     """The GPUs to pin a pool to (None: nothing to pin), and how many processes each pool has."""
+    each = experiments_a_gpu(gpu_share, device)
     if not device.startswith("cuda"):
-        if gpu_share is not None:
-            raise ConfigError(f"gpu-share: {gpu_share:g} was given, but the device is {device}")
         return [None], workers or (cpu_count() if device == "cpu" else 1)
-    each = experiments_a_gpu(gpu_share)
     if workers and gpu_share is not None:
         raise ConfigError(f"workers: {workers} and gpu-share {gpu_share:g} say the same thing twice; give one of them")
     gpus = visible_gpus() if device == "cuda" else []
@@ -114,10 +112,12 @@ def _shared_out(workers: int | None, device: str, gpu_share: float | None) -> tu
     return list(gpus), workers // len(gpus) if workers else each
 
 
-def experiments_a_gpu(gpu_share: float | None) -> int:
+def experiments_a_gpu(gpu_share: float | None, device: str) -> int:
     """How many experiments train on a GPU at a time. Raises ConfigError."""
     if gpu_share is None:
         return 1
+    if not device.startswith("cuda"):
+        raise ConfigError(f"gpu-share: {gpu_share:g} was given, but the device is {device}")
     if not 0 < gpu_share <= 1:
         raise ConfigError(f"gpu-share: should be more than 0 and at most 1 (got {gpu_share:g})")
     return int(1 / gpu_share + 1e-9)

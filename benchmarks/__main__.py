@@ -11,8 +11,15 @@ from benchmarks.device import file_name
 from benchmarks.plan import last_bench, makespans, plan
 from benchmarks.scale import bench_scale
 from benchmarks.speed import bench, chosen
-from sdd_utils.cli.commands import experiments_of, main
-from sdd_utils.cli.options import device_option, only_option, profile_option, results_option
+from sdd_utils.cli.commands import (
+    device_option,
+    experiments_of,
+    main,
+    only_option,
+    present,
+    profile_option,
+    results_option,
+)
 from sdd_utils.errors import ConfigError
 from sdd_utils.files import ROOT, read_csv, write_csv
 from sdd_utils.metrics.energy import check_country
@@ -98,7 +105,7 @@ def plan_command(profile: str, only: str, device: str, devices: str) -> None:
 def deploy_command(profile: str, results: Path) -> None:
     """Export a finished curve of each architecture with students; measure files and speed at some sparsities."""
     path = results / profile / "deployment.csv"
-    write_csv(path, deployment(experiments_of(profile), results / profile))
+    write_csv(path, deployment(experiments_of(profile), present(results) / profile))
     click.echo(f"{path}: networks as ONNX files, weighed and timed")
 
 

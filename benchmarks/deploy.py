@@ -25,6 +25,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from sdd_utils.config import Experiment
+from sdd_utils.errors import ResultsMissing
 from sdd_utils.files import read_csv
 from sdd_utils.pruning import SparseNetwork, new_network
 from sdd_utils.runner.checkpoints import level_file, restore, shown_levels
@@ -179,16 +180,18 @@ class Session:
 def deployment(experiments: list[Experiment], folder: Path, only: Container[str] | None = None) -> pd.DataFrame:
     """Size and speed of exported networks, in DEPLOYMENT_COLUMNS.
 
-    Of each architecture with students, on each dataset, the first vanilla curve that is finished in ``folder`` (and has
-    a run_id of ``only``): dense, at the levels closest to KEPT_SPARSITIES, and at the last. Raises Damaged.
+    Of each architecture with students, on each dataset, the first vanilla curve (that has a run_id of ``only``): dense,
+    at the levels closest to KEPT_SPARSITIES, and at the last. Raises ResultsMissing and Damaged.
     """
     with_students = {exp.arch for exp in experiments if exp.teacher}
     first: dict[tuple[str, str], Experiment] = {}
     for exp in (exp for exp in experiments if only is None or exp.run_id in only):
-        if exp.method == "vanilla" and exp.arch in with_students and finished(exp, folder):
+        if exp.method == "vanilla" and exp.arch in with_students:
             first.setdefault((exp.dataset, exp.arch), exp)
     rows = []
     for exp in first.values():
+        if not finished(exp, folder):
+            raise ResultsMissing(f"{exp.run_id} is not finished in {folder}; run the profile first")
         setting = {"dataset": exp.dataset, "arch": exp.arch, "width": exp.width, "noise_rate": exp.noise_rate}
         levels = read_csv(folder / exp.run_id / "levels.csv")
         for level in sorted(shown_levels(levels)):

@@ -13,7 +13,7 @@ from benchmarks.device import device_name, file_name
 from sdd_utils.config import Experiment
 from sdd_utils.errors import ConfigError
 from sdd_utils.files import read_csv
-from sdd_utils.metrics.flops import dense_flops
+from sdd_utils.metrics.flops import curve_flops
 from sdd_utils.runner.sweep import ranks, teacher_of
 from sdd_utils.tables import REFERENCE
 
@@ -29,9 +29,9 @@ def plan(experiments: list[Experiment], bench: pd.DataFrame | None) -> pd.DataFr
     """
     rows = []
     for exp in experiments:
-        flops = dense_flops(exp) * (exp.levels + 1)
+        flops = curve_flops(exp)
         row = {"dataset": exp.dataset, "arch": exp.arch, "method": exp.method, "runs": 1, "levels": exp.levels + 1}
-        row |= {"epochs": exp.epochs * (exp.levels + 1), "PFLOP": flops / 1e15}
+        row |= {"epochs": sum(map(exp.epochs_of, range(exp.levels + 1))), "PFLOP": flops / 1e15}
         rows.append(row | _expected(exp, flops, bench))
     keys, columns = ["dataset", "arch", "method"], ["runs", "levels", "epochs", "PFLOP", "hours", "kWh", "kg CO2eq"]
     table = pd.DataFrame(rows).groupby(keys, as_index=False, sort=False)[columns].sum(min_count=1)
@@ -77,7 +77,7 @@ def costs(experiments: list[Experiment], bench: pd.DataFrame | None) -> dict[str
 
     Where several experiments train at a time on a device, each has a slot, and is so much slower than alone.
     """
-    flops = {exp.run_id: dense_flops(exp) * (exp.levels + 1) for exp in experiments}
+    flops = {exp.run_id: curve_flops(exp) for exp in experiments}
     rows = {exp.run_id: bench_row(exp, bench) for exp in experiments}
     if any(row is None for row in rows.values()):
         return flops

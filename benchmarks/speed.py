@@ -24,7 +24,7 @@ from sdd_utils.config import Experiment
 from sdd_utils.errors import ConfigError
 from sdd_utils.execution import Execution
 from sdd_utils.metrics.energy import COUNTRY
-from sdd_utils.metrics.flops import dense_flops
+from sdd_utils.metrics.flops import training_flops
 from sdd_utils.runner.workers import local_workers
 
 
@@ -124,7 +124,7 @@ def _entry(row: Row, turns: list[list[Timing]], rate: float, device: str) -> dic
     timings = [timing for turn in turns for timing in turn]
     seconds = median(timing.seconds for timing in timings)  # of one of the experiments that train at a time
     images = at_once * exp.training_images / seconds
-    flops = images * dense_flops(exp) / (exp.epochs * exp.training_images)
+    flops = images * training_flops(exp, exp.epochs) / (exp.epochs * exp.training_images)
     energy = [timing.kwh for timing in timings if timing.kwh is not None]
     return {
         "device": device_name(device),
@@ -140,7 +140,7 @@ def _entry(row: Row, turns: list[list[Timing]], rate: float, device: str) -> dic
         "images_per_second": images,
         "tflops": flops / 1e12,
         "share_of_matrix_rate": flops / rate,
-        "hours_per_curve": seconds * exp.epochs * (exp.levels + 1) / at_once / 3600,
+        "hours_per_curve": seconds * sum(map(exp.epochs_of, range(exp.levels + 1))) / at_once / 3600,
         "kwh_per_epoch": median(energy) if energy else None,
         "kg_per_kwh": next((timing.kg_per_kwh for timing in timings if timing.kg_per_kwh), None),
         "country": COUNTRY,

@@ -5,8 +5,7 @@ python -m scripts.notebooks --profile digits [--under results/runs/digits/notebo
 
 import click
 
-from sdd_utils.cli.commands import main
-from sdd_utils.cli.options import profile_option
+from sdd_utils.cli.commands import main, profile_option
 from sdd_utils.profiles import Profile, load_profile
 
 NOTEBOOKS = {

@@ -12,8 +12,7 @@ import pandas as pd
 
 from benchmarks.deploy import deployment
 from sdd_utils.analysis.claims import claims_table
-from sdd_utils.cli.commands import main
-from sdd_utils.cli.options import only_option, profile_option, results_option
+from sdd_utils.cli.commands import main, only_option, profile_option, results_option
 from sdd_utils.errors import ConfigError
 from sdd_utils.files import read_csv, write_csv, write_json
 from sdd_utils.profiles import load_profile
@@ -83,7 +82,8 @@ def _joined(name: str, held: dict[str, pd.DataFrame], new: dict[str, pd.DataFram
         keys = [column for column in weights if column != "count"]
         tables["weights"] = weights.groupby(keys, as_index=False)["count"].sum()
         deployed, more = held.get("deployment", new["deployment"][:0]), new["deployment"]  # older references have none
-        more = more[~more["arch"].isin(deployed["arch"])]
+        held_of = set(zip(deployed["dataset"], deployed["arch"], strict=True))
+        more = more[[of not in held_of for of in zip(more["dataset"], more["arch"], strict=True)]]
         tables["deployment"] = pd.concat([deployed, more], ignore_index=True) if len(more) else deployed
     return tables
 

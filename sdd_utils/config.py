@@ -60,6 +60,8 @@ class Experiment(Settings):
 
     # Training of one level
     epochs: Count
+    dense_epochs: Count | None = None  # of level 0; None: as many as of any other
+    patience: Count | None = None  # early stopping: after so many epochs without a better val_acc; None: none
     batch_size: Count
     amp: bool = False  # bfloat16 where autocast allows it; weights and optimiser stay float32
     optimizer: Literal["sgd", "adamw"]
@@ -157,11 +159,17 @@ class Experiment(Settings):
 
     @property
     def method(self) -> str:
-        """``kd`` with a teacher, or the regulariser's name; else ``vanilla`` at the regular λ, ``l2`` at others."""
-        if self.teacher:
-            return "kd"
+        """``kd`` with a teacher, or the regulariser's name; else ``vanilla`` at the regular λ, ``l2`` at others.
+
+        Early stopping (``patience``) is ``early`` in place of ``vanilla``, and appended to the others: ``kd-early``.
+        """
         regular = self.weight_decay == ARCHITECTURES[self.arch].weight_decay
-        return self.regulariser or ("vanilla" if regular else "l2")
+        name = "kd" if self.teacher else self.regulariser or ("vanilla" if regular else "l2")
+        return name if self.patience is None else f"{name}-early".removeprefix("vanilla-")
+
+    def epochs_of(self, level: int) -> int:
+        """How many epochs a level has; early stopping may end it before."""
+        return (level == 0 and self.dense_epochs) or self.epochs
 
     @property
     def augmented(self) -> bool:
@@ -181,7 +189,7 @@ class Experiment(Settings):
     def run_id(self) -> str:
         """Readable and unique, for instance ``digits-mlp256-sym0.2-kd-dense-wd0.0001-s0-1a2b3c4d``."""
         digest = hashlib.sha256(self.canonical.encode()).hexdigest()[:8]
-        method = f"kd-{self.teacher.rule}" if self.teacher else self.method
+        method = self.method.replace("kd", f"kd-{self.teacher.rule}") if self.teacher else self.method
         noise = f"{self.noise_kind[:3]}{self.noise_rate:g}"
         return f"{self.dataset}-{self.arch}{self.width}-{noise}-{method}-wd{self.weight_decay:g}-s{self.seed}-{digest}"
 

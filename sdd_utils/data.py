@@ -63,10 +63,7 @@ def symmetric(pool: Images, parts: list[Tensor], exp: Experiment, rng: torch.Gen
 
 
 def symmetric_noise(labels: Tensor, rate: float, classes: int, rng: torch.Generator) -> Tensor:
-    """Replace exactly round(rate·n) labels by a uniformly drawn *different* class.
-
-    ``labels`` (n,) int64 in [0, classes). Returns a new tensor of the same shape and dtype.
-    """
+    """Labels (n,) int64 in [0, classes), round(rate·n) of them replaced by a uniformly drawn *different* class."""
     chosen = torch.randperm(len(labels), generator=rng)[: round(rate * len(labels))]
     # Adding 1 … classes − 1 modulo classes reaches every other class equally often, and never the label itself.
     shift = torch.randint(1, classes, (len(chosen),), generator=rng)
@@ -127,21 +124,16 @@ def _normalise(facts: Dataset, images: Tensor, device: str | torch.device) -> No
 
 
 class Batch(NamedTuple):
-    """Which examples, (b,) int64, and how each is augmented: the corner of its crop (2, b), and whether it is flipped.
-
-    ``corner`` and ``flipped`` are empty where there is no such augmentation.
-    """
+    """Which examples, (b,) int64, and how each is augmented; ``corner`` and ``flipped`` are empty where none is."""
 
     index: Tensor
-    corner: Tensor
-    flipped: Tensor
+    corner: Tensor  # of its crop, (2, b)
+    flipped: Tensor  # (b,) bool
 
 
 def batches(split: Split, exp: Experiment, rng: torch.Generator) -> Iterator[Batch]:
-    """One epoch in shuffled order. The last, smaller batch is kept.
-
-    All is drawn on the CPU before the epoch, so that it is the same on every device and nothing waits for it.
-    """
+    """One epoch in shuffled order, the last, smaller batch included. All is drawn on the CPU before the epoch, so
+    that it is the same on every device and nothing waits for it."""
     n, device = len(split), split.labels.device
     order = torch.randperm(n, generator=rng).to(device)
     corners = torch.randint(0, 2 * exp.crop_padding + 1, (2, n if exp.crop_padding else 0), generator=rng).to(device)
@@ -157,10 +149,8 @@ def pad(images: Tensor, crop_padding: int) -> Tensor:
 
 
 def augmented(padded: Tensor, batch: Batch, crop_padding: int) -> Tensor:
-    """The batch's images, (b, c, h, w) of ``padded``'s dtype, each cut at its corner and mirrored if flipped.
-
-    Crop and flip are one gather for the whole batch, from images (n, c, h + 2·padding, w + 2·padding).
-    """
+    """The batch's images (b, c, h, w) in one gather from (n, c, h + 2·padding, w + 2·padding): each cut at its corner,
+    and mirrored if flipped."""
     index, corner, flipped = batch
     if not corner.numel() and not flipped.numel():
         return padded[index]

@@ -77,10 +77,8 @@ def digits(root: Path = DATA) -> tuple[Images, None]:
 
 
 def cifar(name: str, root: Path) -> tuple[Images, Images]:
-    """CIFAR-10's or CIFAR-100's 50,000 training and 10,000 test images, 3×32×32, from torchvision's folder in ``root``.
-
-    Every file's MD5 sum is checked before torchvision opens it. Raises DataError when one is missing or another.
-    """
+    """CIFAR-10's or CIFAR-100's training and test images from torchvision's folder in ``root``. Raises DataError when a
+    file is missing or its MD5 sum is another, before torchvision opens it."""
     import torch
     from torchvision import datasets
 

@@ -39,10 +39,6 @@ class Unsatisfiable(SddError, ValueError):
     """A recommendation was asked for that nothing in the results satisfies; says what comes closest."""
 
 
-class TeacherMissing(ResultsMissing):
-    """A student was asked for before its teacher was trained."""
-
-
 class TrainingDiverged(SddError, RuntimeError):
     """The loss is no longer a number; says at which level, epoch and learning rate."""
 

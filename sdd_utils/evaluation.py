@@ -22,6 +22,8 @@ class Level:
     """
 
     level: int
+    epochs: int  # trained
+    best_epoch: int  # whose weights are kept: the last, but for early stopping
     network: SparseNetwork
     sparsity: float  # share of the prunable weights that is pruned
     remaining_params: int
@@ -40,13 +42,13 @@ class Level:
         return {name: value for name, value in vars(self).items() if name != "network"}
 
 
-def measure_level(level: int, net: SparseNetwork, data: Data, amp: bool = False) -> Level:
-    """Evaluate on all three splits, without augmentation, in evaluation mode."""
+def measure_level(level: int, net: SparseNetwork, data: Data, amp: bool = False, epochs: tuple = (0, 0)) -> Level:
+    """Evaluate on all three splits, without augmentation, in evaluation mode; ``epochs`` are trained and kept ones."""
     train, val, test = (measure(net, split, amp) for split in (data.train, data.val, data.test))
     fit = {"train_loss": train.loss, "train_acc": train.accuracy, "val_acc": val.accuracy}
     fit |= {"test_loss": test.loss, "test_acc": test.accuracy}
     fit |= {"clean_fit": train.clean_fit, "memorised": train.memorised, "weight_std": net.survivors().std().item()}
-    return Level(level, net, net.sparsity, net.remaining, **fit)
+    return Level(level, *epochs, net, net.sparsity, net.remaining, **fit)
 
 
 class Measured(NamedTuple):

@@ -30,7 +30,7 @@ class Execution:
     @classmethod
     def of(cls, device: torch.device) -> Self:
         """Everything on a GPU; on a CPU the memory layout alone."""
-        return cls(True, *[device.type == "cuda"] * 2)
+        return cls(channels_last=True, compiled=device.type == "cuda", graph=device.type == "cuda")
 
     def logits(self, model: nn.Module, images: Tensor, full: bool = True) -> Tensor:
         """``model(images)``; ``full`` says that the batch has the usual size, for which alone it is worth compiling."""

@@ -117,10 +117,8 @@ def label_of(arch: str) -> str:
 
 
 def build_model(exp: Experiment, draw: int = 0) -> nn.Module:
-    """The experiment's network, initialised from its seed (and the number of the draw) alone, on the CPU.
-
-    Maps images (n, channels, height, width) of its dataset to logits (n, classes), float32.
-    """
+    """The experiment's network on the CPU, initialised from its seed (and the number of the draw) alone: from images
+    (n, channels, height, width) to logits (n, classes), float32."""
     import torch
 
     from sdd_utils.seeding import derive

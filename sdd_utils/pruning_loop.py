@@ -41,9 +41,9 @@ def iterative_pruning(
         if level and not partial:
             prune(net, exp, level, data)
             net = rewind(net, exp, level)
-        train_level(net, data, exp, level, teacher, partial, after_epoch)
+        epochs = train_level(net, data, exp, level, teacher, partial, after_epoch)
         partial = {}
-        yield measure_level(level, net, data, exp.amp)
+        yield measure_level(level, net, data, exp.amp, epochs)
 
 
 def train_teacher(exp: Experiment, data: Data) -> SparseNetwork:

@@ -16,10 +16,8 @@ Count = Annotated[int, Field(ge=1)]
 
 
 def entry_of(module: str, table: str) -> AfterValidator:
-    """Accept the names in ``sdd_utils.<module>.<table>`` alone, as of the moment when a value is checked.
-
-    The module is named and not imported, since those that hold the parts of an experiment import the experiment.
-    """
+    """Accept the names in ``sdd_utils.<module>.<table>`` alone, as of the moment when a value is checked. The module is
+    named and not imported, since some that hold the parts of an experiment import the experiment."""
 
     def check(name: str) -> str:
         known = list(getattr(import_module(f"sdd_utils.{module}"), table))

@@ -16,6 +16,9 @@ from sdd_utils.files import read_csv, write_bytes
 from sdd_utils.plots import figures, tuning
 from sdd_utils.plots.panels import as_bytes, use_style
 from sdd_utils.profiles import load_profile, select
+from sdd_utils.runner.integrity import is_final
+from sdd_utils.runner.inventory import collect, levels_done
+from sdd_utils.runner.stopping import parse_duration
 from sdd_utils.tables import REFERENCE, RUNS, load_deployment, load_levels, load_weights, of_dataset
 
 if TYPE_CHECKING:
@@ -66,9 +69,10 @@ class Study:
         took = self._reference.groupby("run_id")["seconds"].sum() / 60 if known else {}
         keys, rows = ["dataset", "arch", "ε", "λ", "teacher", "τ", "α"], []
         for exp in self._select(methods):
+            done = levels_done(self.folder / exp.run_id) if self.folder else exp.levels + 1
             setting = [exp.dataset, exp.arch, exp.noise_rate, exp.weight_decay]
             setting += [exp.teacher.rule if exp.teacher else "", exp.temperature or "", exp.alpha or ""]
-            rows.append([*setting, 1, self._levels_done(exp), exp.levels + 1, took.get(exp.run_id)])
+            rows.append([*setting, 1, done, exp.levels + 1, took.get(exp.run_id)])
         table = pd.DataFrame(rows, columns=[*keys, "runs", "levels", "of", "minutes"]).astype({"minutes": float})
         table = table.groupby(keys, as_index=False, sort=False).sum(min_count=1)
         table["levels"] = [f"{done}/{every}" for done, every in zip(table["levels"], table.pop("of"), strict=True)]
@@ -91,10 +95,7 @@ class Study:
         if self.folder is None:
             levels = self._reference
             return levels[levels["run_id"].isin([exp.run_id for exp in chosen])].reset_index(drop=True)
-        from sdd_utils.runner.inventory import collect
-        from sdd_utils.runner.run import finished
-
-        if missing := [exp.run_id for exp in chosen if not finished(exp, self.folder)]:
+        if missing := [exp.run_id for exp in chosen if not is_final(self.folder / exp.run_id)]:
             what = f"{len(missing)} of {len(chosen)} runs of {self.profile.profile} are not finished ({missing[0]}, …)"
             how = f"notebooks 01, 02, 03 and 06 do, or python -m sdd_utils run --profile {self.profile.profile}"
             raise ResultsMissing(f"{what}; train them first: {how}")
@@ -142,8 +143,7 @@ class Study:
         return list(paths)
 
     def _train(self, chosen: list[Experiment], time_budget: str | float | None) -> None:
-        from sdd_utils.runner.stopping import parse_duration
-        from sdd_utils.runner.sweep import train
+        from sdd_utils.runner.sweep import train  # it needs torch, as nothing else here does
 
         seconds = parse_duration(time_budget) if isinstance(time_budget, str) else time_budget
         outcome = train(chosen, self.folder, device=self.device, workers=self.workers, seconds=seconds)
@@ -166,13 +166,6 @@ class Study:
     @cached_property
     def _reference(self) -> pd.DataFrame:
         return load_levels(self.profile.profile)
-
-    def _levels_done(self, exp: Experiment) -> int:
-        if self.folder is None:
-            return exp.levels + 1
-        from sdd_utils.runner.inventory import levels_done
-
-        return levels_done(self.folder / exp.run_id)
 
 
 def save_figures(profile: str, folder: Path) -> list[Path]:

@@ -22,13 +22,14 @@ FIGURES = ROOT / "figures"
 LEVEL_COLUMNS = [
     *["run_id", "profile", "dataset", "arch", "seed", "noise_kind", "noise_rate", "method", "optimizer"],
     *["weight_decay", "teacher", "teacher_arch", "temperature", "alpha", "val_images", "level"],
-    *["sparsity", "remaining_params", "epochs"],
+    *["sparsity", "remaining_params", "epochs", "best_epoch"],
     *["train_loss", "train_acc", "val_acc", "test_loss", "test_acc", "clean_fit", "memorised", "weight_std"],
     *["seconds", "train_flops", "train_flops_sparse", "energy_kwh", "emissions_kg", "energy_source"],
 ]
 """One row a (curve, level); results/README.md says what each column means."""
 
-NEWER = {"val_images": float("nan")}  # columns that tables of earlier versions lack, and what is read in their place
+NEWER = {"val_images": float("nan"), "best_epoch": lambda levels: levels["epochs"]}
+"""Columns that tables of earlier versions lack, and what is read in their place."""
 MEASURED_ON_THE_CLOCK = ["seconds", "energy_kwh", "emissions_kg", "energy_source"]
 """The only columns that differ when the same configuration runs again on the same machine."""
 
@@ -50,6 +51,7 @@ def levels_table(exp: Experiment, rows: list[dict], profile: str = "") -> pd.Dat
         "teacher": exp.teacher.rule if exp.teacher else "none",
         "teacher_arch": exp.teacher.experiment.arch if exp.teacher else "none",
         "val_images": exp.validation_images,
+        "best_epoch": exp.epochs,  # of rows of an earlier version
     }
     return pd.DataFrame([configured | row for row in rows], columns=LEVEL_COLUMNS)
 
@@ -106,7 +108,8 @@ def load_deployment(profile: str, runs: Path | None = None) -> pd.DataFrame:
     if runs is None:
         return read_csv(_reference(profile, "deployment.csv"))
     if not (path := runs / "deployment.csv").exists():
-        raise ResultsMissing(f"{path} is not there; python -m benchmarks deploy --profile {profile} makes it")
+        command = f"python -m benchmarks deploy --profile {profile} --results {runs.parent}"
+        raise ResultsMissing(f"{path} is not there; {command} makes it")
     return read_csv(path)
 
 

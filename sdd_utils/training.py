@@ -14,7 +14,7 @@ from sdd_utils.config import Experiment
 from sdd_utils.data import Batch, Data, augmented, batches, pad
 from sdd_utils.distillation import distillation_loss
 from sdd_utils.errors import TrainingDiverged
-from sdd_utils.evaluation import predict
+from sdd_utils.evaluation import measure, predict
 from sdd_utils.execution import CapturedStep, Execution
 from sdd_utils.pruning import SparseNetwork, new_network
 from sdd_utils.seeding import derive, generator, random_state, set_random_state
@@ -29,21 +29,21 @@ def l1(net: SparseNetwork) -> Tensor:
 
 
 REGULARISERS: dict[str, Callable[[SparseNetwork], Tensor]] = {"l1": l1}
-"""By the name that ``regulariser`` gives: a scalar that, times ``coefficient``, is added to the loss. (λ is the
-optimiser's.)"""
+"""By the name that ``regulariser`` gives: a scalar that, times ``coefficient``, is added to the loss (λ is the
+optimiser's). Made of ``net.parameters``, since ``net.weights`` has no gradient."""
 
 
-def make_optimizer(net: SparseNetwork, exp: Experiment) -> tuple[Optimizer, LRScheduler]:
+def make_optimizer(net: SparseNetwork, exp: Experiment, level: int = 1) -> tuple[Optimizer, LRScheduler]:
     """A fresh optimiser and schedule: SGD ÷10 at the milestones, or AdamW with cosine to 0 over the level."""
-    lr, on_gpu = exp.lr, net.vector.is_cuda
+    lr, on_gpu, epochs = exp.lr, net.vector.is_cuda, exp.epochs_of(level)
     if on_gpu:
         lr = torch.tensor(lr, device=net.vector.device)  # a number, as λ is, would be frozen in a captured step
     if exp.optimizer == "sgd":
         optimizer = SGD([net.vector], lr, exp.momentum, weight_decay=exp.weight_decay, fused=True)
         # The first drop comes after the first epoch at the earliest.
-        return optimizer, MultiStepLR(optimizer, [max(1, round(m * exp.epochs)) for m in exp.milestones], gamma=0.1)
+        return optimizer, MultiStepLR(optimizer, [max(1, round(m * epochs)) for m in exp.milestones], gamma=0.1)
     optimizer = AdamW([net.vector], lr, weight_decay=exp.weight_decay, fused=True, capturable=on_gpu)
-    return optimizer, CosineAnnealingLR(optimizer, exp.epochs)
+    return optimizer, CosineAnnealingLR(optimizer, epochs)
 
 
 def train_level(
@@ -55,19 +55,22 @@ def train_level(
     saved: dict[str, Tensor] | None = None,
     after_epoch: AfterEpoch | None = None,
     execution: Execution | None = None,
-) -> None:
-    """Train ``net`` in place for ``exp.epochs`` epochs from a fresh optimiser and schedule, or go on from ``saved``.
+) -> tuple[int, int]:
+    """Train ``net`` in place from a fresh optimiser and schedule, or go on from ``saved``.
 
-    All randomness (order, augmentation, dropout) follows from the seed and the level alone. Raises TrainingDiverged.
+    Returns how many epochs were trained and the epoch whose weights are kept: the last or, with early stopping, the one
+    with the best validation accuracy (noisy labels), of equals the first. All randomness (order, augmentation, dropout)
+    follows from the seed and the level alone. Raises TrainingDiverged.
     """
-    rng = generator(exp.seed, "batches", level)
+    rng, epochs = generator(exp.seed, "batches", level), exp.epochs_of(level)
     torch.manual_seed(derive(exp.seed, "dropout", level))  # of all devices
-    optimizer, schedule = make_optimizer(net, exp)
+    optimizer, schedule = make_optimizer(net, exp, level)
+    best = part_of(saved or {}, "best.")
     if saved:
         set_training_state(saved, optimizer, schedule, rng)
     step = make_step(net, data, exp, teacher, optimizer, execution or Execution.of(net.vector.device))
 
-    for epoch in range(schedule.last_epoch, exp.epochs):
+    for epoch in range(schedule.last_epoch, epochs):
         net.model.train()
         total = torch.zeros((), device=net.vector.device)
         for batch in batches(data.train, exp, rng):
@@ -76,8 +79,19 @@ def train_level(
             lr = float(schedule.get_last_lr()[0])
             raise TrainingDiverged(f"{exp.run_id}: loss is {total.item()} at level {level}, epoch {epoch + 1}, lr {lr}")
         schedule.step()
-        if after_epoch and epoch + 1 < exp.epochs:
-            after_epoch(net, lambda: training_state(optimizer, schedule, rng))
+        if exp.patience:
+            accuracy = measure(net, data.val, exp.amp).accuracy
+            if not best or accuracy > best["accuracy"]:
+                best = {"accuracy": torch.tensor(accuracy, dtype=torch.float64), "epoch": torch.tensor(epoch + 1)}
+                best |= {name: tensor.clone() for name, tensor in net.state().items()}
+            if epoch + 1 - best["epoch"] >= exp.patience:
+                break
+        if after_epoch and epoch + 1 < epochs:
+            kept = {f"best.{name}": tensor for name, tensor in best.items()}
+            after_epoch(net, lambda kept=kept: training_state(optimizer, schedule, rng) | kept)
+    if best:
+        net.load_state(best)
+    return epoch + 1, int(best["epoch"]) if best else epoch + 1
 
 
 def make_step(
@@ -153,17 +167,18 @@ def set_training_state(
     saved: dict[str, Tensor], optimizer: Optimizer, schedule: LRScheduler, rng: torch.Generator
 ) -> None:
     """Inverse of ``training_state``, into a fresh optimiser, schedule and generator."""
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): value for name, value in saved.items() if name.startswith(prefix)}
-
     epoch, lr = int(saved["epoch"]), saved["lr"].item()
     groups = optimizer.state_dict()["param_groups"]
     groups[0]["lr"] = torch.full_like(groups[0]["lr"], lr) if torch.is_tensor(groups[0]["lr"]) else lr
-    moments = part("moment.")
+    moments = part_of(saved, "moment.")
     optimizer.load_state_dict({"state": {0: moments} if moments else {}, "param_groups": groups})
     schedule.load_state_dict({"last_epoch": epoch, "_step_count": epoch + 1, "_last_lr": [groups[0]["lr"]]})
-    set_random_state(part("random."), rng, optimizer.param_groups[0]["params"][0].device)
+    set_random_state(part_of(saved, "random."), rng, optimizer.param_groups[0]["params"][0].device)
+
+
+def part_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def compile_ahead(exp: Experiment, data: Data, teacher: SparseNetwork | None) -> None:

@@ -107,8 +107,7 @@ def stopped(spent: pd.DataFrame, images: int) -> pd.DataFrame:
 def clean_accuracy(val_acc: pd.Series, noise_rate: float, classes: int) -> pd.Series:
     """The accuracy on clean labels that an accuracy on noisy ones amounts to, both shares.
 
-    Of noisy labels (a share ε of them another of the K classes, drawn uniformly) a network of clean accuracy c agrees
-    with c·(1 − ε) + (1 − c)·ε/(K − 1). Solved for c; people's errors are not uniform, and it is a guess for them.
+    Of uniform noise a network of clean accuracy c agrees with c·(1 − ε) + (1 − c)·ε/(K − 1); solved for c.
     """
     chance = noise_rate / (classes - 1)
     return (val_acc - chance) / (1 - noise_rate - chance)

@@ -28,8 +28,7 @@ class Estimate:
     def of(cls, values: np.ndarray) -> Self:
         """Student's t interval for the mean of one value a seed.
 
-        Not the percentile bootstrap: with n seeds that cannot reach beyond the n values seen, so at n = 3 its «95 %»
-        interval holds the mean in about 75 % of cases (a test counts it), and three to five seeds are what is usual.
+        Not the percentile bootstrap, whose interval holds the mean in about 75 % of cases at n = 3 (a test counts).
         """
         values = np.asarray(values, dtype=float)
         n, mean = len(values), float(np.mean(values))
@@ -60,8 +59,7 @@ def smooth(curves: np.ndarray) -> np.ndarray:
 def find_valley(curve: np.ndarray) -> Valley | None:
     """The most prominent dip of one (smoothed) curve (levels,), or None when no level lies below both sides.
 
-    A level's prominence is how far it lies below the best level before it and the best level after it, whichever is
-    the lower of the two. The collapse at the end has nothing after it, and a curve that only rises nothing before it.
+    A level's prominence is how far it lies below the best level before it and the best after it, the lower of the two.
     """
     if len(curve) < 3:
         return None
@@ -99,7 +97,7 @@ class Dip:
         best, collapsed begins where it falls below half of its range for good, and what lies between has no name.
         """
         curve, valley, last = self.mean, self.valley, len(self.mean) - 1
-        if not self.is_double_descent:
+        if not (self.is_double_descent and valley):
             worse = np.append(curve < np.maximum.accumulate(curve) - NEGLIGIBLE / 100, True)
             light_end = int(np.argmax(worse)) - 1
             half = (curve.max() + curve.min()) / 2
@@ -115,10 +113,8 @@ class Dip:
 
 
 def held_out_valleys(curves: np.ndarray) -> list[Valley | None]:
-    """For each seed of ``curves`` (seeds, levels), the valley in the smoothed mean of the *other* seeds.
-
-    What is then measured on this seed at those levels has not been picked on it. A single seed is its own reference.
-    """
+    """For each seed of ``curves`` (seeds, levels), the valley in the smoothed mean of the *other* seeds, so that what
+    is measured at those levels has not been picked on it. A single seed is its own reference."""
     smoothed = smooth(curves)
     if len(smoothed) == 1:
         return [find_valley(smoothed[0])]
@@ -158,10 +154,9 @@ def curves_of(levels: pd.DataFrame, column: str = "test_acc") -> np.ndarray:
 
 
 def summarise(levels: pd.DataFrame) -> pd.DataFrame:
-    """One row a setting (arch, noise_rate, weight_decay, teacher): accuracies in %, depth and rebound in points.
+    """One row a setting (arch, noise_rate, weight_decay, teacher): mean accuracies (%), depth and rebound in points.
 
-    ``dense`` and ``best`` are means over seeds, at level 0 and at the best level; ``kept`` is the highest sparsity (%)
-    at which the mean curve is still within one point of its best.
+    ``kept`` is the highest sparsity (%) at which the mean curve is still within one point of its best.
     """
     rows = []
     for setting, part in levels.groupby(["arch", "noise_rate", "weight_decay", "teacher"], sort=True):

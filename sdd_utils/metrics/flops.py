@@ -52,25 +52,26 @@ def flop_count(exp: Experiment) -> FlopCount:
 _flop_count = cache(FlopCount)
 
 
-def dense_flops(exp: Experiment) -> float:
-    """Training FLOPs of one level, pruned weights counted as if they were there, the teacher's passes included."""
-    return exp.training_images * (exp.epochs * flop_count(exp).step + teacher_passes(exp) * _teacher_flops(exp))
+Density = dict[str, float] | None  # by layer, the share of surviving weights; None: all
 
 
-def teacher_passes(exp: Experiment) -> int:
-    """How often a level shows each image to the teacher: every epoch where it is augmented, else once."""
-    return 0 if exp.teacher is None else exp.epochs if exp.augmented else 1
+def training_flops(exp: Experiment, epochs: int, density: Density = None, teachers: Density = None) -> float:
+    """FLOPs of a level's training, with the teacher's passes and those of early stopping over the validation images.
+
+    The teacher sees each image every epoch where it is augmented, else once.
+    """
+    own, images = flop_count(exp), exp.training_images
+    flops = epochs * images * (own.step if density is None else own.training(density))
+    if exp.patience:
+        flops += epochs * exp.validation_images * (own.forward if density is None else own.inference(density))
+    if exp.teacher:
+        other = flop_count(exp.teacher.experiment)
+        forward = other.forward if teachers is None else other.inference(teachers)
+        flops += (epochs if exp.augmented else 1) * images * forward
+    return flops
 
 
-def _teacher_flops(exp: Experiment) -> float:
-    return flop_count(exp.teacher.experiment).forward if exp.teacher else 0.0
-
-
-def level_flops(
-    exp: Experiment, density: dict[str, float], teacher_density: dict[str, float] | None
-) -> dict[str, float]:
-    """The columns of levels.csv: training FLOPs of a level, teacher included, dense and of surviving weights only."""
-    sparse = exp.epochs * flop_count(exp).training(density)
-    if teacher_density:
-        sparse += teacher_passes(exp) * flop_count(exp.teacher.experiment).inference(teacher_density)
-    return {"train_flops": dense_flops(exp), "train_flops_sparse": exp.training_images * sparse}
+def curve_flops(exp: Experiment, levels: int | None = None) -> float:
+    """FLOPs of the first so many levels (all by default), pruned weights counted as if they were there."""
+    levels = exp.levels + 1 if levels is None else levels
+    return sum(training_flops(exp, exp.epochs_of(level)) for level in range(levels))

@@ -7,6 +7,7 @@ file carries a checksum of all that it holds.
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -45,6 +46,11 @@ class History:
 def level_file(run: Path, level: int) -> Path:
     """Where the network after ``level`` is kept."""
     return run / f"level-{level:02d}.safetensors"
+
+
+def states(run: Path) -> list[Path]:
+    """All files that ``save`` has written."""
+    return [path for path in sorted(run.glob("*.safetensors")) if re.fullmatch(r"level-\d+|checkpoint", path.stem)]
 
 
 def save(run: Path, exp: Experiment, net: SparseNetwork, history: History, training: dict[str, Tensor]) -> None:
@@ -94,7 +100,7 @@ def resume(run: Path, exp: Experiment, net: SparseNetwork) -> tuple[History, dic
     A damaged file is quarantined. A state is of no use when a level before it is lost that a student may ask for.
     """
     found: dict[Path, History] = {}
-    for path in sorted(run.glob("*.safetensors")):
+    for path in states(run):
         try:
             found[path] = read(path, exp, net)[1]
         except Damaged as error:
@@ -104,6 +110,7 @@ def resume(run: Path, exp: Experiment, net: SparseNetwork) -> tuple[History, dic
     within = found.get(run / CHECKPOINT)
     if within and within.levels == level + 1:
         return restore(run / CHECKPOINT, exp, net)
+    (run / CHECKPOINT).unlink(missing_ok=True)
     return restore(level_file(run, level), exp, net) if level >= 0 else (History(), {})
 
 

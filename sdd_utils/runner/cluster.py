@@ -28,6 +28,7 @@ from sdd_utils.config import Experiment
 from sdd_utils.errors import Busy, ConfigError, Stopped, SweepStopped, WorkerLost
 from sdd_utils.files import write_bytes
 from sdd_utils.metrics.energy import AT_A_TIME, ON_ONE_GPU
+from sdd_utils.runner.checkpoints import states
 from sdd_utils.runner.integrity import SUMS, repair
 from sdd_utils.runner.locks import claimed, hold
 from sdd_utils.runner.stopping import note_signal, unasked
@@ -39,7 +40,6 @@ POLL_SECONDS = 0.5  # between two looks of a worker for changed files, and of th
 STORE_BYTES = 512 * 2**20  # shared memory of a cluster that is started here; Ray spills to the disk what is beyond it
 HTTP2_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # what a server of gRPC, which Ray's are, begins with
 HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + HTTP2_SETTINGS  # and a client
-STATE = ".safetensors"
 THREADS = 10_000  # at most: one for each experiment that is handed over, and it waits nearly all the time
 
 Files = dict[str, bytes]
@@ -55,7 +55,8 @@ class RayWorkers:
     def __init__(self, address: str, most: int | None = None, device: str = "cpu", gpu_share: float | None = None):
         if device not in ("cpu", "cuda"):
             raise ConfigError(f"device: on a cluster it is cpu or cuda, and Ray chooses which GPU (got {device!r})")
-        gpus = 1 / experiments_a_gpu(gpu_share, device) if device == "cuda" or gpu_share else 0
+        each = experiments_a_gpu(gpu_share, device)
+        gpus = 1 / each if device == "cuda" else 0
         self.needs = {"CPU": 1.0} | ({"GPU": gpus} if gpus else {})
         self.most, self.ray = most, connect(address, most)
         if gpus and not any(slots_of(node, {"GPU": 1.0}) for node in self.ray.nodes()):
@@ -86,7 +87,7 @@ class RayWorkers:
         return future
 
     def ask_to_stop(self) -> None:
-        """A worker notices that the actor is gone, wherever it is."""
+        """By the end of an actor, which every worker waits for."""
         self.asked.set()
         self.ray.kill(self.go_on)
 
@@ -183,7 +184,8 @@ def changed_files(run: Path, known: dict[str, tuple] | None = None) -> tuple[Fil
     table is ahead of the state.
     """
     files, stamps = {}, {}
-    for path in sorted(run.glob("[!.]*"), key=lambda path: (path.name == SUMS, path.suffix != STATE), reverse=True):
+    parts = (SUMS, "[!.]*[!sS]", "*.safetensors")
+    for path in (path for pattern in parts for path in sorted(run.glob(pattern))):  # each is listed in its turn
         with suppress(FileNotFoundError):  # the network of a level that is not kept
             stat = path.stat()
             stamp = stamps[path.name] = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
@@ -196,7 +198,7 @@ def write_files(run: Path, files: Files, names: Collection[str]) -> None:
     """Write what ``changed_files`` has read, SUMS last, and remove the states that are not among ``names``."""
     for name in reversed(files):
         write_bytes(run / name, files[name])
-    for path in run.glob(f"*{STATE}"):
+    for path in states(run):
         if path.name not in names:
             path.unlink()
 

@@ -3,7 +3,7 @@
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -44,12 +44,14 @@ def try_acquire(lock: SoftFileLease) -> bool:
         Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        with suppress(OSError):
+        try:
             stat = Path(lock.lock_file).stat()
-            if not stat.st_size and time.time() - stat.st_mtime > LEASE_SECONDS:  # of a power cut; it names no owner
-                lock.force_break()
-                return try_acquire(lock)
-        return False
+        except OSError:
+            return False
+        if stat.st_size or time.time() - stat.st_mtime < LEASE_SECONDS:
+            return False
+        lock.force_break()  # of a power cut: it names no owner, and filelock would wait for ever
+        return try_acquire(lock)
     except OSError as error:
         if error.errno not in FULL:
             raise

@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sdd_utils.config import Experiment
-from sdd_utils.metrics.flops import dense_flops
+from sdd_utils.metrics.flops import curve_flops
 
 POLL_SECONDS = 0.5
 LOG_SECONDS = 30.0  # between two lines of progress in a log file, where no line can be drawn over
@@ -38,8 +38,8 @@ class Progress:
         self.tables = {e.run_id: folder / e.run_id / "levels.csv" for e in experiments}
         self.levels = {e.run_id: e.levels + 1 for e in experiments}
         self.done = dict.fromkeys(self.tables, 0)
-        self.flops = {e.run_id: dense_flops(e) for e in experiments}
-        total = sum(self.flops[run] * self.levels[run] for run in self.flops)
+        self.flops = {e.run_id: [curve_flops(e, n) for n in range(e.levels + 2)] for e in experiments}
+        total = sum(flops[-1] for flops in self.flops.values())
         bar, self.interval = bar_of_this_place()
         self.bar = bar(total=total, bar_format="{percentage:3.0f}% {bar} {elapsed}, {remaining} left{postfix}")
         self.drawn = self.read = 0.0
@@ -56,7 +56,7 @@ class Progress:
         for run in self.changed:
             self.levels_of(run)
         self.changed.clear()
-        self.bar.n = sum(self.flops[run] * done for run, done in self.done.items())
+        self.bar.n = sum(self.flops[run][done] for run, done in self.done.items())
         self.bar.set_postfix_str("{} runs, {} levels".format(*self._done()), refresh=False)
         if time.monotonic() - self.drawn >= self.interval:
             self.bar.refresh()

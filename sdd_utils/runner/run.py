@@ -14,11 +14,11 @@ from torch import Tensor
 from sdd_utils.config import Experiment
 from sdd_utils.data import load
 from sdd_utils.distillation import select_level
-from sdd_utils.errors import Damaged, Stopped, TeacherMissing
+from sdd_utils.errors import Damaged, ResultsMissing, Stopped
 from sdd_utils.execution import prepare
 from sdd_utils.files import read_csv, write_csv, write_json
 from sdd_utils.metrics.energy import energy_meter
-from sdd_utils.metrics.flops import level_flops
+from sdd_utils.metrics.flops import training_flops
 from sdd_utils.pruning import SparseNetwork, new_network
 from sdd_utils.pruning_loop import iterative_pruning
 from sdd_utils.runner.checkpoints import History, drop_levels, level_file, restore, resume, save
@@ -41,7 +41,7 @@ def run_experiment(exp: Experiment, folder: Path, device: str = "cpu", deadline:
     and what is then trained again is the same bit for bit. Damaged files are quarantined and made again.
 
     Raises ConfigError when there are more levels than weights to prune, Busy when another process is at it, Stopped
-    at ``deadline`` (seconds since the epoch) or when asked to, TeacherMissing or Damaged when the teacher cannot be
+    at ``deadline`` (seconds since the epoch) or when asked to, ResultsMissing or Damaged when the teacher cannot be
     used, TrainingDiverged when the loss is not finite, NoSpace when the disk is full.
     """
     run = folder / exp.run_id
@@ -69,8 +69,8 @@ def _train(exp: Experiment, run: Path, device: str, deadline: float, lock: SoftF
     net = new_network(exp, device)
     history, partial = resume(run, exp, net)
     before = history.levels
-    write_tables(run, exp, history)  # a kill may have come between the checkpoint and the tables
-    segment = SegmentClock(history, exp.epochs, device, deadline, lock)
+    write_tables(run, exp, history)  # a kill may have come between the state and the tables
+    segment = SegmentClock(history, device, deadline, lock)
 
     def after_epoch(net: SparseNetwork, state: Callable[[], dict[str, Tensor]]) -> None:
         if segment.must_save():
@@ -85,7 +85,9 @@ def _train(exp: Experiment, run: Path, device: str, deadline: float, lock: SoftF
         segment.begin()
         level = next(curve)
         segment.end()
-        flops = level_flops(exp, level.network.layer_density(), teacher.layer_density() if teacher else None)
+        densities = level.network.layer_density(), teacher.layer_density() if teacher else None
+        flops = {"train_flops": training_flops(exp, level.epochs)}
+        flops["train_flops_sparse"] = training_flops(exp, level.epochs, *densities)
         history.rows.append(level.row | flops | level_cost(history.segments, level.level))
         history.histograms.append(weight_histogram(level.network))
         save(run, exp, level.network, history, {})
@@ -105,10 +107,11 @@ def _train(exp: Experiment, run: Path, device: str, deadline: float, lock: SoftF
 class SegmentClock:
     """The clock and the energy meter of a run's segments, one or more a level. What a kill lost is not counted."""
 
-    def __init__(self, history: History, epochs: int, device: str, deadline: float, lock: SoftFileLease):
+    def __init__(self, history: History, device: str, deadline: float, lock: SoftFileLease):
         self.history, self.deadline, self.lock = history, deadline, lock
         self.meter = energy_meter(device)
-        self.epoch_seconds = history.rows[-1]["seconds"] / epochs if history.rows else 0.0  # what to expect of the next
+        last = history.rows[-1] if history.rows else {}
+        self.epoch_seconds = last["seconds"] / last["epochs"] if "epochs" in last else 0.0  # what to expect of the next
 
     def begin(self) -> None:
         """Start the clock, unless there is no time to go on. Raises Stopped."""
@@ -171,10 +174,14 @@ def load_teacher(exp: Experiment, folder: Path, device: str = "cpu") -> tuple[Sp
     teacher = exp.teacher.experiment
     run = folder / teacher.run_id
     if not is_final(run):
-        raise TeacherMissing(f"{exp.run_id}: its teacher {run.name} has not been trained in {folder}")
+        raise ResultsMissing(f"{exp.run_id}: its teacher {run.name} has not been trained in {folder}")
     for name, why in verify(run).items():
         raise Damaged(f"{exp.run_id}: its teacher cannot be used: {run / name} {why}; run the profile again")
     level = select_level(read_csv(run / "levels.csv"), exp.teacher.rule, exp.selection)
+    if not level_file(run, level).exists():
+        raise ResultsMissing(
+            f"{exp.run_id}: its teacher's level {level} was not kept; remove {run}, and train it again"
+        )
     net = new_network(teacher, device)
     restore(level_file(run, level), teacher, net)
     return net, level

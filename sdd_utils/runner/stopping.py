@@ -56,8 +56,10 @@ def stop_on_signals() -> Iterator[list[str]]:
                 signal.signal(number, handler)
 
 
-def parse_duration(text: str) -> float:
-    """Seconds of ``90s``, ``9m``, ``1h30m`` or ``2d``. Raises ConfigError."""
+def parse_duration(text: str | None) -> float | None:
+    """Seconds of ``90s``, ``9m``, ``1h30m`` or ``2d``; None of None. Raises ConfigError."""
+    if text is None:
+        return None
     try:
         seconds = pd.Timedelta(text).total_seconds()
     except ValueError:

@@ -18,7 +18,8 @@ from sdd_utils.data import check_data
 from sdd_utils.errors import Busy, ConfigError, NoSpace, Stopped, SweepStopped, WorkerLost
 from sdd_utils.files import make_folder, write_bytes, write_csv
 from sdd_utils.metrics.energy import check_country
-from sdd_utils.metrics.flops import dense_flops
+from sdd_utils.metrics.flops import curve_flops
+from sdd_utils.runner.checkpoints import states
 from sdd_utils.runner.integrity import SUMS, finalise, is_final, is_quarantined, repair, verify
 from sdd_utils.runner.locks import claimed, lease, try_acquire
 from sdd_utils.runner.progress import Progress
@@ -50,8 +51,8 @@ def train(
     cluster: str | None = None,
     seconds: float | None = None,
 ) -> Outcome:
-    """``run_sweep`` on ``local_workers(workers, device, gpu_share)``, or on ``cluster.RayWorkers`` where ``cluster`` is
-    the address of one."""
+    """``run_sweep`` for ``seconds`` at most, on ``local_workers(workers, device, gpu_share)`` or, where ``cluster`` is
+    the address of one, on ``cluster.RayWorkers``; they end with it."""
     check_country()
     todo = with_teachers(experiments)
     # Before workers are started, which takes seconds. Where a run is missing, the sweep reads the others' checksums.
@@ -137,10 +138,12 @@ class Sweep:
                     self.collect(future)
                 self.progress.update(at_work)
         except BrokenExecutor:
-            if must_stop(self.deadline):  # a worker was still starting, and does not know signals then
+            if self.stopping or must_stop(self.deadline):  # who ended the worker has asked the sweep to stop as well
                 return Outcome(self.failed, self.progress.left())
-            why = "a worker process was killed, perhaps for want of memory"
-            raise SweepStopped(f"{why}; the same command goes on from there, and one worker needs the least") from None
+            why = (
+                "a worker process was killed, perhaps for want of memory; the same command goes on from what was saved"
+            )
+            raise SweepStopped(f"{why}, and --workers 1 needs the least") from None
         except (KeyboardInterrupt, NoSpace):
             self.executor.stop()
             raise
@@ -200,14 +203,14 @@ def adopt_finished(experiments: list[Experiment], folder: Path) -> None:
     for exp in experiments:
         if finished(exp, folder):
             continue
-        run, others = folder / exp.run_id, sorted(folder.parent.glob(f"*/{exp.run_id}"))
-        source = next((path for path in others if is_final(path) and not verify(path)), None)
+        run, all_of_it = folder / exp.run_id, sorted(folder.parent.glob(f"*/{exp.run_id}"))
+        source = next((path for path in all_of_it if path != run and is_final(path) and not verify(path)), None)
         if source is None:
             continue
         with suppress(Busy), claimed(run):
             repair(run)
             files = {p.name for p in source.iterdir() if not is_quarantined(p)} - {SUMS, "levels.csv"}
-            for path in run.glob("*.safetensors"):  # of the run as far as it was
+            for path in states(run):  # of the run as far as it was
                 path.unlink()
             for name in files:
                 write_bytes(run / name, (source / name).read_bytes())
@@ -240,7 +243,7 @@ def with_teachers(experiments: list[Experiment]) -> list[Experiment]:
 def ranks(experiments: list[Experiment], cost: dict[str, float] | None = None) -> dict[str, float]:
     """{run_id: its cost and its costliest student's}: to train the highest rank first is «longest work first», where a
     teacher counts as long as what waits for it. ``cost`` is by run_id, and training FLOPs by default."""
-    cost = cost or {exp.run_id: dense_flops(exp) * (exp.levels + 1) for exp in experiments}
+    cost = cost or {exp.run_id: curve_flops(exp) for exp in experiments}
     behind = dict.fromkeys(cost, 0.0)
     for exp in experiments:
         if teacher := teacher_of(exp):

@@ -3,7 +3,7 @@ import pytest
 
 from benchmarks.plan import costs, makespans, plan, simulate
 from sdd_utils.errors import ConfigError
-from sdd_utils.metrics.flops import dense_flops
+from sdd_utils.metrics.flops import curve_flops
 
 
 def test_without_a_bench_a_plan_has_no_hours(small):
@@ -42,10 +42,10 @@ def test_costs_are_seconds_where_the_bench_knows_the_speed(small):
     row = {"arch": "mlp", "method": "vanilla", "level": 0, "path": "ours", "tflops": 0.5, "at_a_time": 3}
     bench = pd.DataFrame([row])
     exp = small()
-    assert costs([exp], bench)[exp.run_id] == pytest.approx(3 * 5 * dense_flops(exp) / 0.5e12)
-    assert costs([exp, vgg := small(arch="vgg_like", width=4)], bench)[vgg.run_id] == 5 * dense_flops(vgg)
+    assert costs([exp], bench)[exp.run_id] == pytest.approx(3 * curve_flops(exp) / 0.5e12)
+    assert costs([exp, vgg := small(arch="vgg_like", width=4)], bench)[vgg.run_id] == curve_flops(vgg)
 
 
 def test_costs_are_flops_unless_a_bench_knows_all_speeds(small):
     exp = small()
-    assert costs([exp], None) == {exp.run_id: 5 * dense_flops(exp)}
+    assert costs([exp], None) == {exp.run_id: curve_flops(exp)}

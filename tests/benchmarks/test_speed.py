@@ -15,7 +15,7 @@ from sdd_utils.cli.commands import main
 from sdd_utils.config import Experiment
 from sdd_utils.errors import REFUSED, ConfigError
 from sdd_utils.files import read_csv, write_csv
-from sdd_utils.metrics.flops import dense_flops, flop_count
+from sdd_utils.metrics.flops import curve_flops, flop_count
 
 
 class Meter:
@@ -104,7 +104,7 @@ def test_a_plan_is_the_flops_at_the_speed_of_the_bench(table, small, student):
     (row,) = table.query("method == 'vanilla' and level == 0 and path == 'ours'").itertuples()
     assert planned.loc[("mlp", "vanilla"), "hours"] == pytest.approx(2 * row.hours_per_curve)
     assert planned["hours"].isna().tolist() == [False, False, True, True]  # a sum without a part would be too small
-    assert planned.loc[("vgg_like", "vanilla"), "PFLOP"] == pytest.approx(5 * dense_flops(exp) / 1e15)
+    assert planned.loc[("vgg_like", "vanilla"), "PFLOP"] == pytest.approx(curve_flops(exp) / 1e15)
 
 
 def test_a_bench_without_a_power_meter_gives_a_plan_without_energy(table, small):

@@ -251,7 +251,7 @@ def test_signals_stop_at_the_end_of_an_epoch(home, command, monkeypatch, number,
                 not must_stop(math.inf) and time.monotonic() - asked < 60
             ):  # Python calls the handler in the main thread, at its turn
                 time.sleep(0.01)
-        train(*args)
+        return train(*args)
 
     monkeypatch.setattr(pruning_loop, "train_level", signalled)
     code, printed = command("run", "--only", "seed=0")

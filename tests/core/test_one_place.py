@@ -201,7 +201,7 @@ def test_a_rule_picks_the_level_that_teaches_in_memory_and_on_disk(enter, tmp_pa
 
     def spy(net, data, exp, level, teacher, *more):
         taught_by.append(teacher and round(teacher.sparsity, 2))
-        train(net, data, exp, level, teacher, *more)
+        return train(net, data, exp, level, teacher, *more)
 
     monkeypatch.setattr(pruning_loop, "train_level", spy)
     curve(exp)

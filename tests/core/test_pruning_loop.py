@@ -73,7 +73,7 @@ def test_each_level_is_measured_on_the_network_that_comes_with_it(small):
     data, left = load(exp), []
     for number, level in enumerate(iterative_pruning(exp, data)):
         assert level.level == number
-        assert measure_level(number, level.network, data) == level
+        assert measure_level(number, level.network, data, epochs=(2, 2)) == level
         assert not level.network.weights[level.network.mask == 0].any()
         assert level.network.remaining == level.remaining_params
         left.append(level.remaining_params)

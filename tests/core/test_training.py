@@ -110,6 +110,32 @@ def test_sgd_divides_the_rate_at_the_milestones_and_adamw_follows_a_cosine(small
     assert rates(small(SMALL_VIT, epochs=4))[2] == pytest.approx(1e-3)
 
 
+def test_the_dense_level_has_a_schedule_of_its_own(small):
+    exp = small(epochs=2, dense_epochs=8, milestones=(0.5, 0.75))
+    for level, milestones in ((0, {4: 1, 6: 1}), (1, {1: 1, 2: 1})):
+        _, schedule = make_optimizer(new_network(exp), exp, level)
+        assert schedule.milestones == milestones
+    data = load(exp)
+    assert train_level(new_network(exp), data, exp, 0, None) == (8, 8)
+    assert train_level(new_network(exp), data, exp, 1, None) == (2, 2)
+
+
+def test_early_stopping_keeps_the_epoch_that_validation_likes_best(small):
+    exp = small(epochs=12, patience=3, width=64, milestones=(0.9,))
+    data, seen = load(exp), []
+
+    def after_epoch(net, _):
+        seen.append((measure(net, data.val).accuracy, net.vector.detach().clone()))
+
+    train_level(new_network(exp), data, exp.model_copy(update={"patience": None}), 0, None, after_epoch=after_epoch)
+    accuracies = [accuracy for accuracy, _ in seen]
+    net = new_network(exp)
+    epochs, best = train_level(net, data, exp, 0, None)
+    assert epochs == best + 3 < 12
+    assert best == 1 + accuracies.index(max(accuracies[:epochs]))  # of equals the first
+    assert torch.equal(net.vector.data, seen[best - 1][1])
+
+
 def test_the_first_epoch_has_the_full_rate_however_few_there_are(small):
     exp = small(epochs=1)
     optimizer, _ = make_optimizer(new_network(exp), exp)

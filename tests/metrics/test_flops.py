@@ -2,7 +2,7 @@ import pytest
 from conftest import SMALL_VIT
 from torch import nn
 
-from sdd_utils.metrics.flops import FlopCount, flop_count, level_flops
+from sdd_utils.metrics.flops import FlopCount, curve_flops, flop_count, training_flops
 from sdd_utils.pruning import new_network, prune
 
 
@@ -74,9 +74,18 @@ def test_a_distilled_level_counts_its_teachers_passes(small, student):
     net, teacher = new_network(plain), new_network(plain)
     prune(teacher, small(prune_share=0.5), 1, data=None)
     dense, half = net.layer_density(), teacher.layer_density()
-    alone, together = level_flops(plain, dense, None), level_flops(distilled, dense, half)
-    forward = flop_count(plain).forward
-    assert together["train_flops"] - alone["train_flops"] == 800 * forward  # one pass serves all epochs
-    assert together["train_flops_sparse"] - alone["train_flops_sparse"] == pytest.approx(400 * forward, rel=0.2)
-    augmented = level_flops(student(crop_padding=1), dense, half)
-    assert augmented["train_flops"] - alone["train_flops"] == 2 * 800 * forward
+    alone, forward = training_flops(plain, 2), flop_count(plain).forward
+    assert training_flops(distilled, 2) - alone == 800 * forward  # one pass serves all epochs
+    assert training_flops(distilled, 2, dense, half) - alone == pytest.approx(400 * forward, rel=0.2)
+    assert training_flops(student(crop_padding=1), 2) - alone == 2 * 800 * forward
+
+
+def test_early_stopping_counts_the_epochs_that_were_trained_and_their_validation(small):
+    exp, flops = small(epochs=9, patience=2), flop_count(small())
+    assert training_flops(exp, 3) == 3 * (800 * flops.step + 200 * flops.forward)
+
+
+def test_the_dense_level_counts_its_own_epochs(small):
+    exp, step = small(dense_epochs=5, levels=3), flop_count(small()).step
+    assert [curve_flops(exp, levels) / step / 800 for levels in range(5)] == [0, 5, 7, 9, 11]
+    assert curve_flops(exp) == curve_flops(exp, 4)

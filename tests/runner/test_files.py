@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import sdd_utils
 from sdd_utils import pruning_loop
-from sdd_utils.errors import Damaged, NoSpace, TeacherMissing
+from sdd_utils.errors import Damaged, NoSpace, ResultsMissing
 from sdd_utils.files import write_bytes, write_csv
 from sdd_utils.runner.integrity import SUMS, finalise, is_final, quarantine, verify
 from sdd_utils.runner.run import run_experiment
@@ -146,7 +146,7 @@ def test_an_unfinished_run_goes_back_no_further_than_its_last_sound_level(small,
         trained.append(level)
         if level == 4 and len(trained) == 5:
             raise KeyboardInterrupt
-        train(net, data, exp, level, *more)
+        return train(net, data, exp, level, *more)
 
     monkeypatch.setattr(pruning_loop, "train_level", spy)
     with pytest.raises(KeyboardInterrupt):
@@ -161,7 +161,7 @@ def test_an_unfinished_run_goes_back_no_further_than_its_last_sound_level(small,
 
 def test_a_student_does_not_learn_from_a_damaged_teacher(student, tmp_path):
     exp = student("sparse")
-    with pytest.raises(TeacherMissing):
+    with pytest.raises(ResultsMissing):
         run_experiment(exp, tmp_path)
     teacher = run_experiment(exp.teacher.experiment, tmp_path)
     table = pd.read_csv(teacher / "levels.csv").assign(val_acc=0.5)

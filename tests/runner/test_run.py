@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from sdd_utils import pruning_loop, training
 from sdd_utils.distillation import select_level
-from sdd_utils.errors import ConfigError, Stopped, TeacherMissing
+from sdd_utils.errors import ConfigError, ResultsMissing, Stopped
 from sdd_utils.metrics import energy
 from sdd_utils.runner import checkpoints
 from sdd_utils.runner import run as runs
@@ -55,12 +55,13 @@ def interrupt_before(level, monkeypatch, epoch=0):
             if at == level and ended == epoch:
                 raise KeyboardInterrupt
 
-        train(net, data, exp, at, teacher, saved, count_epochs)
+        return train(net, data, exp, at, teacher, saved, count_epochs)
 
     monkeypatch.setattr(pruning_loop, "train_level", interrupted)
 
 
 KINDS = [{}, {"retrain": "init"}, {"retrain": "random"}, SMALL_VIT, {"arch": "resnet18", "width": 4}, {"flip": True}]
+KINDS += [{"patience": 9, "dense_epochs": 5}]
 
 
 def of_kind(small, settings, **more):
@@ -178,7 +179,7 @@ def test_no_epoch_is_begun_that_would_end_after_the_deadline(tmp_path, monkeypat
     meter = SimpleNamespace(start=lambda name: None, stop=dict)
     monkeypatch.setattr(runs, "energy_meter", lambda device: meter)
     with claimed(tmp_path / "run") as lock:
-        segment = runs.SegmentClock(checkpoints.History(), 9, "cpu", time.time() + 0.4, lock)
+        segment = runs.SegmentClock(checkpoints.History(), "cpu", time.time() + 0.4, lock)
         segment.begin()
         time.sleep(0.2)
         assert segment.must_save()
@@ -259,7 +260,7 @@ def test_a_student_learns_from_the_level_that_the_rule_names(student, tmp_path, 
 
     def spy(net, data, exp, level, teacher, *more):
         seen.append(teacher.vector.detach().clone())
-        train(net, data, exp, level, teacher, *more)
+        return train(net, data, exp, level, teacher, *more)
 
     monkeypatch.setattr(pruning_loop, "train_level", spy)
     run = run_experiment(exp, tmp_path)
@@ -271,7 +272,7 @@ def test_a_student_learns_from_the_level_that_the_rule_names(student, tmp_path, 
 
 def test_a_student_without_its_teacher_is_refused(student, tmp_path):
     exp = student()
-    with pytest.raises(TeacherMissing, match=rf"its teacher {exp.teacher.experiment.run_id} has not been trained"):
+    with pytest.raises(ResultsMissing, match=rf"its teacher {exp.teacher.experiment.run_id} has not been trained"):
         run_experiment(exp, tmp_path)
 
 
@@ -280,7 +281,7 @@ def test_rewinding_starts_each_level_from_other_weights(small, tmp_path, monkeyp
     monkeypatch.setattr(
         pruning_loop,
         "train_level",
-        lambda net, data, exp, *more: starts.setdefault(exp.retrain, []).append(net.vector.detach().clone()),
+        lambda net, data, exp, *_: starts.setdefault(exp.retrain, []).append(net.vector.detach().clone()) or (1, 1),
     )
     for retrain in ("lr", "init", "random"):
         run_experiment(small(retrain=retrain, levels=2), tmp_path)

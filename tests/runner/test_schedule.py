@@ -1,4 +1,4 @@
-from sdd_utils.metrics.flops import dense_flops
+from sdd_utils.metrics.flops import curve_flops
 from sdd_utils.runner.sweep import ranks
 
 
@@ -9,4 +9,4 @@ def test_a_rank_is_the_work_that_has_to_be_done_one_after_the_other(two_families
 
 def test_work_is_counted_in_training_flops(small):
     exp = small()
-    assert ranks([exp]) == {exp.run_id: 5 * dense_flops(exp)}
+    assert ranks([exp]) == {exp.run_id: curve_flops(exp)}

@@ -51,7 +51,7 @@ train: $(READY) ## train PROFILE ahead of the notebooks (for BUDGET=9m at most; 
 		$(if $(BUDGET),--time-budget $(BUDGET)) $(if $(CLUSTER),--cluster $(CLUSTER))
 
 figures: $(READY) ## draw the figures, and judge the claims, from the committed reference results; trains nothing
-	$(RUN) sdd_utils figures
+	$(RUN) scripts.figures
 
 test: $(READY) ## ruff, pytest, and the committed notebooks against the committed results (nbval)
 	$(RUN) ruff check .
@@ -70,7 +70,7 @@ bench: $(READY) ## our training beside the conventional way, on DEVICE with the 
 bench-scale: $(READY) ## throughput with more workers, here and on Ray, and what the runner costs; results/reference/bench
 	$(RUN) benchmarks scale --profile $(PROFILE) --device $(DEVICE)
 
-data: $(READY) ## download DATASET (cifar10, cifar100, cifar10n, cifar100n) into data or $SDD_DATA, and verify it
+data: $(READY) ## download DATASET (mnist, cifar10, cifar100, cifar10n, cifar100n) into data or $SDD_DATA, and verify it
 	$(RUN) sdd_utils data --dataset $(DATASET)
 
 lab: $(READY) ## JupyterLab on notebooks/

@@ -11,12 +11,13 @@ import click
 import pandas as pd
 
 from benchmarks.deploy import deployment
+from scripts.figures import save_figures
 from sdd_utils.analysis.claims import claims_table
 from sdd_utils.cli.commands import main, only_option, profile_option, results_option
 from sdd_utils.errors import ConfigError
 from sdd_utils.files import read_csv, write_csv, write_json
 from sdd_utils.profiles import load_profile
-from sdd_utils.study import ALL, Study, save_figures
+from sdd_utils.study import ALL, Study
 from sdd_utils.tables import FIGURES, REFERENCE, RUNS
 
 ALIKE = ("python", "packages", "cpu", "cores", "gpu", "country", "device", "threads")

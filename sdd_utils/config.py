@@ -55,7 +55,7 @@ class Experiment(Settings):
 
     # Network
     arch: Annotated[str, entry_of("models", "ARCHITECTURES")]
-    width: Count  # mlp: hidden units; resnet18, vgg_like: channels of the first stage; vit: embedding dimension
+    width: Count  # mlp, lenet: hidden units; resnet18, vgg_like: channels of the first stage; vit: embedding dimension
     vit: ViTShape | None = None
 
     # Training of one level
@@ -159,10 +159,8 @@ class Experiment(Settings):
 
     @property
     def method(self) -> str:
-        """``kd`` with a teacher, or the regulariser's name; else ``vanilla`` at the regular λ, ``l2`` at others.
-
-        Early stopping (``patience``) is ``early`` in place of ``vanilla``, and appended to the others: ``kd-early``.
-        """
+        """``kd`` with a teacher, or the regulariser's name; else ``vanilla`` at the regular λ, ``l2`` at others. With
+        early stopping it is ``early`` for ``vanilla``, and ``kd-early``, … for the others."""
         regular = self.weight_decay == ARCHITECTURES[self.arch].weight_decay
         name = "kd" if self.teacher else self.regulariser or ("vanilla" if regular else "l2")
         return name if self.patience is None else f"{name}-early".removeprefix("vanilla-")

@@ -76,6 +76,29 @@ def digits(root: Path = DATA) -> tuple[Images, None]:
     return Images(images.to(torch.uint8).unsqueeze(1), torch.from_numpy(raw.target).long(), 10).check("digits"), None
 
 
+MNIST_FILES = {  # as torchvision unpacks them, and their MD5 sums
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+
+
+def mnist(root: Path) -> tuple[Images, Images]:
+    """MNIST's training and test images from torchvision's folder in ``root``. Raises DataError as ``cifar`` does."""
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    folder = root / "MNIST" / "raw"
+    for file, md5 in MNIST_FILES.items():
+        _check_file("mnist", folder / file, md5, f"torchvision's folder MNIST into {root}")
+
+    def images(part: str) -> Images:
+        pixels = read_image_file(str(folder / f"{part}-images-idx3-ubyte")).unsqueeze(1)
+        return Images(pixels, read_label_file(str(folder / f"{part}-labels-idx1-ubyte")), 10).check(f"mnist: {folder}")
+
+    return images("train"), images("t10k")
+
+
 def cifar(name: str, root: Path) -> tuple[Images, Images]:
     """CIFAR-10's or CIFAR-100's training and test images from torchvision's folder in ``root``. Raises DataError when a
     file is missing or its MD5 sum is another, before torchvision opens it."""
@@ -85,12 +108,7 @@ def cifar(name: str, root: Path) -> tuple[Images, Images]:
     kind = getattr(datasets, name.upper())
     folder = root / kind.base_folder
     for file, md5 in [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]:
-        path = folder / file
-        if not path.exists():
-            by_hand = f"put torchvision's folder {kind.base_folder} into {root} (SDD_DATA names another place)"
-            raise DataMissing(f"{name}: {path} is missing; make data DATASET={name} downloads it, or {by_hand}")
-        if not datasets.utils.check_md5(str(path), md5):
-            raise DataError(f"{name}: {path} is cut or changed: its MD5 sum is not {md5}; remove and download it")
+        _check_file(name, folder / file, md5, f"torchvision's folder {kind.base_folder} into {root}")
 
     def images(train: bool) -> Images:
         part = kind(root, train=train)
@@ -100,15 +118,25 @@ def cifar(name: str, root: Path) -> tuple[Images, Images]:
     return images(True), images(False)
 
 
+def _check_file(name: str, path: Path, md5: str, what_by_hand: str) -> None:
+    from torchvision.datasets.utils import check_md5
+
+    if not path.exists():
+        by_hand = f"put {what_by_hand} (SDD_DATA names another place)"
+        raise DataMissing(f"{name}: {path} is missing; make data DATASET={name} downloads it, or {by_hand}")
+    if not check_md5(str(path), md5):
+        raise DataError(f"{name}: {path} is cut or changed: its MD5 sum is not {md5}; remove and download it")
+
+
 cifar10, cifar100 = partial(cifar, "cifar10"), partial(cifar, "cifar100")  # of the latter the 100 fine classes
 
 
-def download_cifar(name: str, root: Path) -> None:
-    """Have torchvision download CIFAR-10 or CIFAR-100 into ``root``. Raises DataError when it cannot."""
+def by_torchvision(name: str, root: Path) -> None:
+    """Have torchvision download MNIST, CIFAR-10 or CIFAR-100 into ``root``. Raises DataError when it cannot."""
     from torchvision import datasets
 
     kind = getattr(datasets, name.upper())
-    _download(name, root / kind.base_folder, lambda: kind(root, download=True))
+    _download(name, root / getattr(kind, "base_folder", "MNIST"), lambda: kind(root, download=True))
 
 
 @dataclass(frozen=True)
@@ -146,8 +174,9 @@ _RGB = (3, 32, 32)
 
 DATASETS = {
     "digits": Dataset("digits", (1, 8, 8), 10, 1000, 797, digits, largest=16),  # each seed holds out 797 of 1,797
-    "cifar10": Dataset("CIFAR-10", _RGB, 10, 50_000, 10_000, cifar10, download_cifar, moments=IMAGENET),
-    "cifar100": Dataset("CIFAR-100", _RGB, 100, 50_000, 10_000, cifar100, download_cifar, moments=IMAGENET),
+    "mnist": Dataset("MNIST", (1, 28, 28), 10, 60_000, 10_000, mnist, by_torchvision, moments=((0.1307,), (0.3081,))),
+    "cifar10": Dataset("CIFAR-10", _RGB, 10, 50_000, 10_000, cifar10, by_torchvision, moments=IMAGENET),
+    "cifar100": Dataset("CIFAR-100", _RGB, 100, 50_000, 10_000, cifar100, by_torchvision, moments=IMAGENET),
     "cifar10n": Dataset("CIFAR-10N", _RGB, 10, 50_000, 10_000, cifar10, moments=IMAGENET, human=_HUMAN_10),
     "cifar100n": Dataset("CIFAR-100N", _RGB, 100, 50_000, 10_000, cifar100, moments=CIFAR100, human=_HUMAN_100),
 }

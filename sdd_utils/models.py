@@ -25,6 +25,20 @@ def mlp(exp: Experiment) -> nn.Module:
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(exp.width, exp.facts.classes))
 
 
+def lenet(exp: Experiment) -> nn.Module:
+    """Hidden layers of ``width`` and a third as many units, Kaiming normal: LeNet-300-100 of He et al. for 300."""
+    from itertools import pairwise
+    from math import prod
+
+    from torch import nn
+
+    layers: list[nn.Module] = [nn.Flatten()]
+    for sizes in pairwise((prod(exp.facts.image_shape), exp.width, exp.width // 3, exp.facts.classes)):
+        layers += [nn.Linear(*sizes), nn.ReLU()]
+        nn.init.kaiming_normal_(layers[-2].weight)
+    return nn.Sequential(*layers[:-1])
+
+
 def resnet18(exp: Experiment) -> nn.Module:
     """ResNet-18 for small images: 3×3 stem with stride 1, no max-pool; ``width`` = 64 is the paper's."""
     from torch import nn
@@ -99,16 +113,17 @@ class Architecture:
     weight_decay: float  # the regular λ, at which a curve counts as vanilla
     build: Callable[[Experiment], nn.Module]
     prunable: tuple[str, ...] = ("Conv2d", "Linear")  # the layers of torch.nn whose weights are pruned
+    prunes_last: bool = True  # and whether the last of them is
 
 
 ARCHITECTURES = {
     "mlp": Architecture("MLP", 1e-4, mlp),  # ours, so it takes the convolutional networks' λ
+    "lenet": Architecture("LeNet-300-100", 0.0, lenet, prunes_last=False),  # He et al. have no weight decay
     "resnet18": Architecture("ResNet-18", 1e-4, resnet18),
     "vit": Architecture("ViT", 0.03, vit, prunable=("Linear",)),
     "vgg_like": Architecture("VGG-like", 1e-4, vgg_like),
 }
-"""By the name that ``arch`` gives, which should not end in a digit; figures and tables have them in this order. λ as in
-the authors' code."""
+"""By the name that ``arch`` gives; figures and tables have them in this order. λ as in the authors' code."""
 
 
 def label_of(arch: str) -> str:
@@ -132,5 +147,7 @@ def prunable_layers(model: nn.Module, exp: Experiment) -> dict[str, nn.Module]:
     """The layers whose weight is pruned, by name, in the order of the model."""
     from torch import nn
 
-    kinds = tuple(getattr(nn, name) for name in ARCHITECTURES[exp.arch].prunable)
-    return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    facts = ARCHITECTURES[exp.arch]
+    kinds = tuple(getattr(nn, name) for name in facts.prunable)
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
+    return dict(layers if facts.prunes_last else layers[:-1])

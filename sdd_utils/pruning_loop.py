@@ -1,7 +1,4 @@
-"""Iterative pruning, the loop that everything else is about: train, prune, train again (paper, Sec. 3).
-
-It knows no file, no lock and no clock, and runs in a plain Python session; ``runner`` makes it durable.
-"""
+"""The loop that everything else is about: train, prune, train again (paper, Sec. 3). ``runner`` makes it durable."""
 
 import copy
 from collections.abc import Iterator

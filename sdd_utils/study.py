@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from sdd_utils.analysis.curves import setting_shown
+from sdd_utils.analysis.curves import vanilla_settings
 from sdd_utils.analysis.methods import METHODS
 from sdd_utils.errors import ConfigError, ResultsMissing, SweepStopped, TrainingStopped
 from sdd_utils.files import read_csv, write_bytes
@@ -118,8 +118,12 @@ class Study:
         return self._of_dataset(load_deployment(self.profile.profile, self.folder))
 
     def tour(self, levels: pd.DataFrame) -> dict:
-        """The architecture and noise rate that the profile shows first, as keyword arguments."""
-        return setting_shown(levels, self.profile.tour)
+        """The architecture and noise rate that the profile shows first, as keyword arguments.
+
+        Where a dataset lacks that setting (people's noise has its own rate), its first.
+        """
+        settings, shown = vanilla_settings(levels), (self.profile.tour["arch"], self.profile.tour["noise_rate"])
+        return dict(zip(("arch", "noise_rate"), shown if shown in settings else settings[0], strict=True))
 
     def figures(self) -> dict[str, Figure]:
         """Every figure of the profile, by name."""
@@ -166,16 +170,3 @@ class Study:
     @cached_property
     def _reference(self) -> pd.DataFrame:
         return load_levels(self.profile.profile)
-
-
-def save_figures(profile: str, folder: Path) -> list[Path]:
-    """Write every figure of a committed reference into ``folder``, in a folder a dataset where there are several."""
-    import matplotlib.pyplot as plt
-
-    written = []
-    for dataset in load_profile(profile).datasets or [""]:
-        study = Study(profile, dataset=dataset)
-        for name, figure in study.figures().items():
-            written += study.save(figure, name, folder)
-            plt.close(figure)
-    return written

@@ -4,9 +4,10 @@ import pytest
 import yaml
 from conftest import SMALL
 
+from scripts.figures import save_figures
 from sdd_utils.errors import ConfigError, ResultsMissing, SweepStopped, TrainingStopped
 from sdd_utils.plots import distillation
-from sdd_utils.study import Study, save_figures
+from sdd_utils.study import Study
 from sdd_utils.tables import FIGURES
 
 

@@ -101,11 +101,3 @@ def teachers(levels: pd.DataFrame, selection: str = "validation") -> pd.DataFram
             row = {"arch": arch, "noise_rate": rate, "seed": seed, "rule": rule}
             rows.append(row | level[["level", "sparsity", "test_acc", "memorised"]].to_dict())
     return pd.DataFrame(rows)
-
-
-def setting_shown(levels: pd.DataFrame, preferred: dict) -> dict:
-    """A profile's ``tour``; where a dataset lacks it (people's noise has its own rate) its first vanilla setting."""
-    settings = vanilla_settings(levels)
-    if (preferred["arch"], preferred["noise_rate"]) in settings:
-        return preferred
-    return dict(zip(("arch", "noise_rate"), settings[0], strict=True))

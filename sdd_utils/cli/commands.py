@@ -16,7 +16,7 @@ from sdd_utils.files import as_csv, write_csv
 from sdd_utils.profiles import load_profile, select
 from sdd_utils.runner.inventory import STATES, collect, survey
 from sdd_utils.runner.stopping import parse_duration
-from sdd_utils.tables import FIGURES, REFERENCE, RUNS, load_levels
+from sdd_utils.tables import RUNS, load_levels
 
 FOLDER = click.Path(path_type=Path, resolve_path=True)
 
@@ -143,7 +143,7 @@ def export_command(profile: str, only: str, out: Path, results: Path) -> None:
 
 
 @cli.command("data")
-@click.option("--dataset", required=True, help="digits, cifar10, cifar100, cifar10n or cifar100n.")
+@click.option("--dataset", required=True, help="Such as cifar10.")
 @click.option("--root", type=FOLDER, help="A folder in torchvision's layout; SDD_DATA by default.")
 def data_command(dataset: str, root: Path | None) -> None:
     """Download a dataset if it is not there, and check every file of it."""
@@ -167,18 +167,6 @@ def claims_command(profile: str, results: Path) -> None:
     table = claims_table(Study(profile, results, ALL).levels())
     write_csv(results / profile / "claims.csv", table)
     click.echo(compare_claims(table, profile))
-
-
-@cli.command("figures")
-def figures_command() -> None:
-    """Draw the figures of all committed reference results again, and judge their claims again; trains nothing."""
-    from sdd_utils.study import save_figures
-
-    for folder in sorted(path.parent for path in REFERENCE.glob("*/levels.csv")):
-        if (folder / "claims.csv").exists():
-            write_csv(folder / "claims.csv", claims_table(load_levels(folder.name)))
-        for path in save_figures(folder.name, FIGURES / folder.name):
-            click.echo(path.relative_to(FIGURES.parent))
 
 
 def experiments_of(profile: str, only: str = "") -> list:

@@ -42,31 +42,25 @@ class Progress:
         total = sum(flops[-1] for flops in self.flops.values())
         bar, self.interval = bar_of_this_place()
         self.bar = bar(total=total, bar_format="{percentage:3.0f}% {bar} {elapsed}, {remaining} left{postfix}")
-        self.drawn = self.read = 0.0
-        self.changed: set[str] = set()  # runs that somebody was at since they were last read
+        self.drawn = 0.0
         self.update(self.tables)
         self.bar.initial = self.bar.n  # what was there before says nothing about the speed of now
 
     def update(self, runs: Iterable[str]) -> None:
-        """Note that somebody is at ``runs``; every POLL_SECONDS, read how far such runs are and redraw the bar."""
-        self.changed.update(runs)
-        if time.monotonic() - self.read < POLL_SECONDS:
-            return
-        self.read = time.monotonic()
-        for run in self.changed:
+        """Read how far ``runs`` are, which somebody is at, and redraw the bar every now and then."""
+        for run in runs:
             self.levels_of(run)
-        self.changed.clear()
-        self.bar.n = sum(self.flops[run][done] for run, done in self.done.items())
-        self.bar.set_postfix_str("{} runs, {} levels".format(*self._done()), refresh=False)
         if time.monotonic() - self.drawn >= self.interval:
-            self.bar.refresh()
             self.drawn = time.monotonic()
+            self.bar.n = sum(self.flops[run][done] for run, done in self.done.items())
+            self.bar.set_postfix_str("{} runs, {} levels".format(*self._done()))
 
     def levels_of(self, run: str) -> int:
         """How many levels of the run are finished, as of now."""
         if self.done[run] < self.levels[run]:
             with suppress(OSError):
-                self.done[run] = max(self.tables[run].read_bytes().count(b"\n") - 1, 0)
+                rows = self.tables[run].read_bytes().count(b"\n") - 1
+                self.done[run] = min(max(rows, 0), self.levels[run])  # it may be damaged
         return self.done[run]
 
     def say(self, text: str) -> None:
@@ -75,7 +69,7 @@ class Progress:
 
     def close(self) -> None:
         """Draw the bar a last time."""
-        self.read = 0.0
+        self.drawn = 0.0
         self.update([])
         self.bar.close()
 

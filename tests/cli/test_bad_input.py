@@ -10,7 +10,8 @@ import yaml
 from conftest import SMALL, SMALL_VIT
 from safetensors.torch import load_file, save_file
 
-from sdd_utils.cli.commands import main
+from scripts.figures import figures_command
+from sdd_utils.cli.commands import cli, main
 from sdd_utils.config import Experiment
 from sdd_utils.profiles import load_profile
 from sdd_utils.runner import checkpoints, integrity
@@ -40,10 +41,10 @@ def say(home, monkeypatch, capsys):
     (home / "runs").mkdir()
     write_profile(home, profile())
 
-    def run(*arguments: str) -> str:
+    def run(*arguments: str, command=cli) -> str:
         monkeypatch.setattr("sys.argv", ["sdd_utils", *arguments])
         with pytest.raises(SystemExit) as end:
-            main()
+            main(command)
         said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
         assert end.value.code == 2
         assert len(said) == 1
@@ -84,7 +85,10 @@ SETTINGS = [
     ({"milestones": [0]}, "milestones.0: input should be greater than 0 (got 0)"),
     ({"optimizer": "adam"}, "optimizer: input should be 'sgd' or 'adamw' (got 'adam')"),
     ({"optimizer": "adamw"}, "momentum: given, but it means something only when optimizer is sgd"),
-    ({"dataset": "mnist"}, "dataset: should be one of digits, cifar10, cifar100, cifar10n, cifar100n; others are "),
+    (
+        {"dataset": "svhn"},
+        "dataset: should be one of digits, mnist, cifar10, cifar100, cifar10n, cifar100n; others are ",
+    ),
     ({"noise_kind": "pairflip"}, "noise_kind: should be one of symmetric, human; others are added in sdd_utils/data"),
     ({"criterion": "luck"}, "criterion: should be one of magnitude; others are added in sdd_utils/pruning.py"),
     ({"regulariser": "l3"}, "regulariser: should be one of l1; others are added in sdd_utils/training.py"),
@@ -149,7 +153,7 @@ GRID = [
         "sparse needs a teacher exp",
     ),
     (profile(settings=MLP | {"seed": 3}), "architectures.mlp: seed is set by the grid, not in base or settings"),
-    (profile("resnet19"), "arch: should be one of mlp, resnet18, vit, vgg_like; others are added in sdd_utils/"),
+    (profile("resnet19"), "arch: should be one of mlp, lenet, resnet18, vit, vgg_like; others are added in sdd_u"),
     (profile("vit", {k: v for k, v in VIT.items() if k != "vit"}), "vit: missing; it must be given when arch is vit"),
     (profile("vit", VIT | {"width": 15}), "width: 15 is not divisible by vit.heads = 2"),
     (
@@ -159,7 +163,10 @@ GRID = [
     (profile("vit", VIT | {"vit": {"patches": 4}}), "vit.patches: unknown field"),
     (profile() | {"profile": "other"}, "profiles/mine.yaml: profile: is 'other', but the file is called 'mine'"),
     (profile() | {"profile": "../mine"}, "profiles/mine.yaml: profile: string should match pattern"),
-    (profile() | {"datasets": {"mnist": {}}}, "mine: architectures.mlp: dataset: should be one of digits, cifar10,"),
+    (
+        profile() | {"datasets": {"svhn": {}}},
+        "mine: architectures.mlp: dataset: should be one of digits, mnist, cifar10,",
+    ),
     (
         profile() | {"datasets": {"digits": {"rates": [0.1]}}},
         "profiles/mine.yaml: datasets.digits.rates: unknown field",
@@ -270,18 +277,18 @@ def test_tables_of_the_reference(say, tmp_path, monkeypatch, change, message):
     shutil.copy(REFERENCE / "digits" / "levels.csv", table)
     rewrite(table, lambda t: change(t[t["run_id"] == t["run_id"][0]]))
     monkeypatch.setattr("sdd_utils.tables.REFERENCE", tmp_path / "reference")
-    monkeypatch.setattr("sdd_utils.cli.commands.REFERENCE", tmp_path / "reference")
-    assert say("figures").startswith(f"{table}: {message}")
+    monkeypatch.setattr("scripts.figures.REFERENCE", tmp_path / "reference")
+    assert say(command=figures_command).startswith(f"{table}: {message}")
 
 
 def test_tables_that_are_not_tables(say, tmp_path, monkeypatch):
     table = tmp_path / "reference" / "mine" / "levels.csv"
     table.parent.mkdir(parents=True)
     monkeypatch.setattr("sdd_utils.tables.REFERENCE", tmp_path / "reference")
-    monkeypatch.setattr("sdd_utils.cli.commands.REFERENCE", tmp_path / "reference")
+    monkeypatch.setattr("scripts.figures.REFERENCE", tmp_path / "reference")
     for content in (b"", b'a,b\n1,2\n"', bytes(range(256))):
         table.write_bytes(content)
-        assert say("figures").startswith(f"{table}: is not a CSV table: ")
+        assert say(command=figures_command).startswith(f"{table}: is not a CSV table: ")
 
 
 @pytest.fixture(scope="module")

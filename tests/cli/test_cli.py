@@ -157,12 +157,12 @@ def test_a_device_that_there_is_not_is_refused(command):
     assert "error: device: 'gpu'" in printed
 
 
-@pytest.mark.parametrize("country", ["DE", "Germany"])
-def test_a_country_that_is_no_iso_code_is_refused_before_training(command, monkeypatch, country):
+@pytest.mark.parametrize("country", ["DE", "Germany", "XXX"])
+def test_a_country_that_codecarbon_does_not_know_is_refused_before_training(command, monkeypatch, country):
     monkeypatch.setattr("sdd_utils.metrics.energy.COUNTRY", country)
     code, printed = command("run")
     assert code == REFUSED
-    assert f"error: SDD_COUNTRY: '{country}' is not a three-letter ISO code" in printed
+    assert f"error: SDD_COUNTRY: codecarbon does not know '{country}'; give an ISO code" in printed
 
 
 def test_verify_names_what_is_damaged(home, command, trained):

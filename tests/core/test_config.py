@@ -17,9 +17,9 @@ WRONG = [
         "(got 'resnet19')",
     ),
     (
-        {"dataset": "mnist"},
-        "dataset: should be one of digits, cifar10, cifar100, cifar10n, cifar100n; others are added in "
-        "sdd_utils/datasets.py, DATASETS (got 'mnist')",
+        {"dataset": "svhn"},
+        "dataset: should be one of digits, mnist, cifar10, cifar100, cifar10n, cifar100n; others are added in "
+        "sdd_utils/datasets.py, DATASETS (got 'svhn')",
     ),
     (
         {"noise_kind": "pair"},

@@ -15,7 +15,7 @@ from torchvision.datasets import CIFAR10
 from sdd_utils import datasets
 from sdd_utils.cli.commands import main
 from sdd_utils.data import load
-from sdd_utils.datasets import DATA, DATASETS, Human, cifar10, digits, human_labels
+from sdd_utils.datasets import DATA, DATASETS, Human, cifar10, digits, human_labels, mnist
 from sdd_utils.errors import DataError
 
 
@@ -159,6 +159,37 @@ def test_a_file_of_cifar_that_is_not_what_was_published(root, say, file, how):
         )
 
 
+@pytest.fixture
+def mnist_root(tmp_path, monkeypatch):
+    """MNIST's four files in the small: 20 training and 10 test images, under checksums of their own."""
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    sums = {}
+    for part, n in (("train", 20), ("t10k", 10)):
+        pixels, labels = np.arange(n * 784, dtype=np.uint8), np.arange(n, dtype=np.uint8) % 10
+        for kind, head, content in (("images-idx3", [2051, n, 28, 28], pixels), ("labels-idx1", [2049, n], labels)):
+            content = np.array(head, dtype=">i4").tobytes() + content.tobytes()
+            (folder / f"{part}-{kind}-ubyte").write_bytes(content)
+            sums[f"{part}-{kind}-ubyte"] = hashlib.md5(content).hexdigest()
+    monkeypatch.setattr("sdd_utils.datasets.MNIST_FILES", sums)
+    return tmp_path
+
+
+def test_mnist_is_read_as_it_lies_in_its_files(mnist_root):
+    train, test = mnist(mnist_root)
+    assert (train.images.shape, test.images.shape) == ((20, 1, 28, 28), (10, 1, 28, 28))
+    assert train.images.flatten().tolist() == [i % 256 for i in range(20 * 784)]
+    assert (train.labels.tolist(), test.labels.tolist()) == ([*range(10)] * 2, [*range(10)])
+
+
+@pytest.mark.parametrize(("how", "message"), [("missing", "is missing; make data DATASET=mnist"), ("cut", "is cut or")])
+def test_mnist_that_is_not_what_was_published_is_not_read(mnist_root, how, message):
+    path = mnist_root / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
+    path.unlink() if how == "missing" else path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=f"mnist: {path} {message}"):
+        mnist(mnist_root)
+
+
 def test_no_network_and_nothing_there(root, say):
     (root / "cifar-10-batches-py").rename(root / "elsewhere")
     said = say("cifar10")
@@ -221,7 +252,7 @@ def test_human_labels_by_another_name(root):
 
 
 def test_unknown_datasets(say):
-    assert say("mnist") == "dataset: there is no 'mnist'; known are digits, cifar10, cifar100, cifar10n, cifar100n"
+    assert say("svhn") == "dataset: there is no 'svhn'; known are digits, mnist, cifar10, cifar100, cifar10n, cifar100n"
 
 
 @pytest.mark.parametrize(

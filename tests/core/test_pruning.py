@@ -139,6 +139,14 @@ def test_only_linear_layers_of_a_vit_are_pruned_and_convolutions_elsewhere_too(s
     assert {type(layer) for layer in resnet.layers.values()} == {nn.Conv2d, nn.Linear}
 
 
+def test_the_last_layer_of_a_lenet_is_not_pruned(small):
+    lenet = new_network(small(arch="lenet", width=300, dataset="mnist", weight_decay=0))
+    assert [layer.weight.shape for layer in lenet.layers.values()] == [(300, 784), (100, 300)]
+    assert len(lenet.vector) - len(lenet.mask) == 300 + 100 + 10 * 100 + 10
+    deviation = lenet.weights.view(-1)[: 300 * 784].std().item()
+    assert deviation == pytest.approx((2 / 784) ** 0.5, rel=0.02)  # Kaiming normal
+
+
 def test_parameter_counts_at_the_papers_size(small):
     # ResNet-18, 3×3 stem, width 64, 10 classes. Convolutions: stem 3·64·9 = 1,728; stage 1: 4·64²·9 = 147,456; stages
     # 2 to 4, with c the width before: 9·(c·2c + 3·(2c)²) + c·2c = 128c², times 64² + 128² + 256² = 86,016 → 11,010,048.

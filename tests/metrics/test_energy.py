@@ -41,10 +41,7 @@ def codecarbon(monkeypatch, hardware=("CPU(Cpu Load)",), gpus=0, fails_in=None, 
     module = ModuleType("codecarbon")
     if fails_in != "import":
         module.OfflineEmissionsTracker = Tracker
-    source = ModuleType("codecarbon.input")
-    source.DataSource = lambda: SimpleNamespace(get_global_energy_mix_data=lambda: {"FRA": {}, "DEU": {}})
     monkeypatch.setitem(sys.modules, "codecarbon", module)
-    monkeypatch.setitem(sys.modules, "codecarbon.input", source)
 
 
 def read(meter):
@@ -65,13 +62,6 @@ def test_a_workers_meter_knows_how_many_train_beside_it(monkeypatch):
     monkeypatch.setenv(energy.ON_ONE_GPU, "2")
     meter = energy.energy_meter.__wrapped__("cpu")
     assert (meter.at_a_time, meter.on_one_gpu) == (6, 2)
-
-
-def test_an_unknown_country_is_not_taken_for_the_world(monkeypatch):
-    codecarbon(monkeypatch)
-    assert read(EnergyMeter())["energy_consumed"]
-    monkeypatch.setattr(energy, "COUNTRY", "XXX")
-    assert read(EnergyMeter()) == {"energy_source": "not measured: UnknownCountry"}
 
 
 def test_the_real_tracker_measures_or_says_why_not():

@@ -17,8 +17,7 @@ from sdd_utils.distillation import TEACHERS
 from sdd_utils.models import ARCHITECTURES
 from sdd_utils.settings import Count, NotNegative, Positive, Settings, Share, entry_of
 
-SAME_SPLIT = ("seed", "dataset", "train_subset", "test_subset", "val_share")
-"""Fields that say which images are for training."""
+SAME_SPLIT = ("seed", "dataset", "train_subset", "test_subset", "val_share")  # they say which images are for training
 
 
 class ViTShape(Settings):
@@ -136,6 +135,8 @@ class Experiment(Settings):
             raise ValueError(f"teacher.rule: {self.teacher.rule} needs a teacher experiment with levels ≥ 1")
         if self.teacher.rule == "undertrained" and other.epochs >= self.epochs:
             raise ValueError(f"teacher.experiment.epochs: an undertrained teacher has fewer than {self.epochs}")
+        if (self.teacher.rule == "early_stopped") != (other.patience is not None):
+            raise ValueError("teacher.experiment.patience: an early_stopped teacher has one, and no other has")
         # The teacher has seen its training labels: another split or other noise would leak the student's test images.
         for field in (*SAME_SPLIT, "noise_kind", "human_labels", "noise_rate"):
             if getattr(self, field) != getattr(other, field):

@@ -21,16 +21,13 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-DATA = Path(os.environ.get("SDD_DATA", ROOT / "data"))
-"""Where downloaded datasets are, in torchvision's layout: the environment variable SDD_DATA, or ``data``."""
-
+DATA = Path(os.environ.get("SDD_DATA", ROOT / "data"))  # where datasets are, in torchvision's layout
 HUMAN_URL = "https://raw.githubusercontent.com/UCSC-REAL/cifar-10-100n/main/data"
 
+# Mean and standard deviation by channel, of values in [0, 1], as in the authors' code: ImageNet's for CIFAR, and for
+# CIFAR-100N those of CIFAR-100's training images.
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Mean and standard deviation by channel, of values in [0, 1]: the authors' code takes ImageNet's for CIFAR."""
-
 CIFAR100 = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-"""The same of CIFAR-100's own training images, which the authors' code takes for CIFAR-100N."""
 
 
 @dataclass(frozen=True)

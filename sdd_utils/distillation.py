@@ -74,6 +74,7 @@ class TeacherRule:
 TEACHERS = {
     "sparse": TeacherRule(sparse, is_pruned=True),
     "dense": TeacherRule(dense),
+    "early_stopped": TeacherRule(dense),  # of an experiment with early stopping
     "critical": TeacherRule(critical, is_pruned=True),
     "undertrained": TeacherRule(dense),  # of an experiment with fewer epochs than the student's
 }

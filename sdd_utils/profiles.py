@@ -40,7 +40,8 @@ class Distillation(Settings):
     """Students of the vanilla curves: every combination of the lists."""
 
     teacher_arch: str | None = None  # another architecture of the profile; None: the student's own
-    undertrained: dict = Field(default_factory=dict)  # fields in which an undertrained teacher differs from vanilla
+    differing: dict[str, dict] = Field(default_factory=dict)  # by rule, fields of its teacher
+    settings: dict = Field(default_factory=dict)  # fields in which the students differ from the vanilla curves
     noise_rates: list[float]
     teachers: list[Annotated[str, entry_of("distillation", "TEACHERS")]]
     temperatures: list[float]
@@ -115,7 +116,7 @@ class Profile(Settings):
                 raise ConfigError(f"{self.profile}: {e.run_id} is described twice")
             kind = f"two {e.method} curves at ε = {e.noise_rate:g} and λ = {e.weight_decay:g}"
             if e.teacher:
-                kind = f"two kinds of students of the {e.teacher.rule} teacher at ε = {e.noise_rate:g}"
+                kind = f"two kinds of students ({e.method}) of the {e.teacher.rule} teacher at ε = {e.noise_rate:g}"
             curve = e.dataset, e.arch, e.seed, kind
             if curve in seen and not (e.teacher and self.tunes):
                 raise ConfigError(f"{self.profile}: architectures.{e.arch}: {kind}; give one a profile of its own")
@@ -144,11 +145,10 @@ class Profile(Settings):
             for d in plan.distillation:
                 grid = product(rates(d.noise_rates), d.teachers, d.temperatures, d.alphas)
                 for rate, rule, temperature, alpha in grid:
-                    differs = d.undertrained if rule == "undertrained" else {}
-                    teacher = {"rule": rule, "experiment": experiment(seed, rate, d.teacher_arch or arch, **differs)}
-                    loss = {"temperature": temperature, "alpha": alpha}
+                    other = experiment(seed, rate, d.teacher_arch or arch, **d.differing.get(rule, {}))
+                    teacher, loss = {"rule": rule, "experiment": other}, {"temperature": temperature, "alpha": alpha}
                     picked = {"selection": self.selection} if rule == "sparse" else {}
-                    found.append(experiment(seed, rate, teacher=teacher, **loss, **picked))
+                    found.append(experiment(seed, rate, teacher=teacher, **loss, **picked, **d.settings))
         return found
 
 

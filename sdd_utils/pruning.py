@@ -11,8 +11,7 @@ from sdd_utils.data import Data
 from sdd_utils.errors import ConfigError
 from sdd_utils.models import build_model, prunable_layers
 
-RESOLUTION = 1e-6
-"""Two sparsities closer than this are the same number in a CSV, which has six digits (``files.as_csv``)."""
+RESOLUTION = 1e-6  # two sparsities closer than this are the same number in a CSV, which has six digits
 
 
 class SparseNetwork:

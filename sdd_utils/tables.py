@@ -30,8 +30,8 @@ LEVEL_COLUMNS = [
 
 NEWER = {"val_images": float("nan"), "best_epoch": lambda levels: levels["epochs"]}
 """Columns that tables of earlier versions lack, and what is read in their place."""
+# The only columns that differ when the same configuration runs again on the same machine
 MEASURED_ON_THE_CLOCK = ["seconds", "energy_kwh", "emissions_kg", "energy_source"]
-"""The only columns that differ when the same configuration runs again on the same machine."""
 
 WORDS = {"run_id", "profile", "dataset", "arch", "noise_kind", "method", "optimizer", "teacher", "teacher_arch"}
 WORDS |= {"energy_source"}

@@ -84,8 +84,7 @@ class Setting:
 
 
 Claim = Callable[[Setting], Iterator[dict]]
-CLAIMS: dict[str, Claim] = {}
-"""The rule of each claim, by its number: from a setting to the rows of claims.csv that it can speak to."""
+CLAIMS: dict[str, Claim] = {}  # by number: from a setting to the rows of claims.csv that the rule can speak to
 
 
 def claim(number: str) -> Callable[[Claim], Claim]:

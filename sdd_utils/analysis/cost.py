@@ -5,11 +5,11 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from sdd_utils.analysis.curves import at_weight_decay, vanilla, vanilla_settings, weight_decays
+from sdd_utils.analysis.curves import at_weight_decay, early, vanilla, vanilla_settings, weight_decays
 from sdd_utils.analysis.methods import METHODS
+from sdd_utils.distillation import TEACHERS
 
-COSTS = ["train_flops", "train_flops_sparse", "seconds", "energy_kwh", "emissions_kg"]
-"""Columns of levels.csv that add up from level to level."""
+COSTS = ["train_flops", "train_flops_sparse", "seconds", "energy_kwh", "emissions_kg"]  # they add up over levels
 
 Charge = Literal["full", "shared", "own"]
 """What a pipeline is charged with beside its own levels: all that was trained before, the same with a teacher's levels
@@ -47,19 +47,20 @@ def _before(levels: pd.DataFrame, rows: pd.DataFrame, name: str, charge: Charge)
 def teaching(levels: pd.DataFrame, students: pd.DataFrame, charge: Charge) -> pd.DataFrame:
     """What the teacher of one setting's ``students`` cost, one row a seed.
 
-    ``shared`` divides the cost of each level by the number of students that need it: those of both rules need level 0.
+    ``shared`` divides the cost of each level by the number of students that need it: all need level 0.
     """
     arch, rate, rule = (students[name].iat[0] for name in ("teacher_arch", "noise_rate", "teacher"))
-    curve = vanilla(levels, arch, rate)
-    if rule == "dense":
+    curve = (early if rule == "early_stopped" else vanilla)(levels, arch, rate)
+    if not TEACHERS[rule].is_pruned:
         curve = curve[curve["level"] == 0]
     if charge == "full":
         return _by_seed(curve)
     same = (levels["teacher_arch"] == arch) & (levels["noise_rate"] == rate) & (levels["level"] == 0)
-    number = levels[same].groupby(["seed", "teacher"]).size().unstack(fill_value=0)
-    sharing = number.reindex(columns=["sparse", "dense"], fill_value=0)
-    number = sharing["sparse"].reindex(curve["seed"]).to_numpy()
-    number = number + np.where(curve["level"] == 0, sharing["dense"].reindex(curve["seed"]), 0)
+    alike = ["early_stopped"] if rule == "early_stopped" else ["sparse", "dense"]
+    sharing = levels[same].groupby(["seed", "teacher"]).size().unstack(fill_value=0)
+    sharing = sharing.reindex(index=curve["seed"], columns=alike, fill_value=0)
+    always = sharing[[name for name in alike if TEACHERS[name].is_pruned]].sum(axis=1)
+    number = np.where(curve["level"] == 0, sharing.sum(axis=1), always)
     return _by_seed(curve.assign(**{cost: curve[cost] / number for cost in COSTS}))
 
 

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -44,14 +45,19 @@ def select(rows: pd.DataFrame, settings: Iterable[tuple[str, float]]) -> pd.Data
     return rows.loc[np.array(chosen, dtype=bool)].reset_index(drop=True)
 
 
-def vanilla(levels: pd.DataFrame, arch: str, noise_rate: float) -> pd.DataFrame:
-    """Rows pruned at the regular λ without a teacher."""
-    return select(levels[levels["method"] == "vanilla"], [(arch, noise_rate)])
+def of_method(levels: pd.DataFrame, arch: str, noise_rate: float, method: str) -> pd.DataFrame:
+    """Rows of one setting and a value of the column ``method``; may be empty."""
+    return select(levels[levels["method"] == method], [(arch, noise_rate)])
+
+
+vanilla = partial(of_method, method="vanilla")  # at the regular λ without a teacher
+early = partial(of_method, method="early")  # the same, each level stopped early
 
 
 def student(levels: pd.DataFrame, arch: str, noise_rate: float, teacher: str) -> pd.DataFrame:
-    """Rows distilled from a teacher that a rule of ``distillation.TEACHERS`` names; may be empty."""
-    return select(levels[levels["teacher"] == teacher], [(arch, noise_rate)])
+    """Rows distilled to the end from a teacher that a rule of ``distillation.TEACHERS`` names; may be empty."""
+    rows = levels[(levels["teacher"] == teacher) & (levels["method"] == "kd")]
+    return select(rows, [(arch, noise_rate)])
 
 
 def at_weight_decay(levels: pd.DataFrame, arch: str, noise_rate: float, weight_decay: float) -> pd.DataFrame:

@@ -6,9 +6,10 @@ from functools import partial
 
 import pandas as pd
 
-from sdd_utils.analysis.curves import at_weight_decay, optimal_weight_decay, student, vanilla, weight_decays
+from sdd_utils.analysis.curves import at_weight_decay, early, optimal_weight_decay, student, vanilla, weight_decays
 
 BLUE, ORANGE, GREEN, RED, PURPLE = "#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc"
+SKY, BROWN = "#56b4e9", "#ca9161"
 """seaborn's ``colorblind`` palette, which colour-blind readers can tell apart."""
 
 
@@ -33,7 +34,7 @@ def optimal(levels: pd.DataFrame, arch: str, noise_rate: float) -> pd.DataFrame:
 
 def distilled(rule: str, colour: str, **shown: bool) -> Method:
     """The students of the teachers that a rule picks."""
-    return Method(f"{rule} teacher", colour, partial(student, teacher=rule), rule, **shown)
+    return Method(f"{rule.replace('_', '-')} teacher", colour, partial(student, teacher=rule), rule, **shown)
 
 
 STUDIED_ALONE = {"beside_vanilla": False, "compared": False}
@@ -43,6 +44,8 @@ METHODS = {
     "l2": Method("optimal λ", GREEN, optimal, beside_vanilla=False),
     "sparse": distilled("sparse", BLUE),
     "dense": distilled("dense", ORANGE),
+    "early_stopped": distilled("early_stopped", SKY),
+    "early": Method("early stopping", BROWN, early),
     "critical": distilled("critical", PURPLE, **STUDIED_ALONE),
     "undertrained": distilled("undertrained", GREEN, **STUDIED_ALONE),
 }

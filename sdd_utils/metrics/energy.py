@@ -6,9 +6,7 @@ from functools import cache
 
 from sdd_utils.errors import ConfigError
 
-COUNTRY = os.environ.get("SDD_COUNTRY") or "FRA"
-"""Whose grid intensity turns kWh into kg CO₂eq: an ISO code. France by default, where the paper's authors work."""
-
+COUNTRY = os.environ.get("SDD_COUNTRY") or "FRA"  # whose grid turns kWh into kg CO₂eq; the paper's authors work there
 AT_A_TIME, ON_ONE_GPU = "SDD_AT_A_TIME", "SDD_ON_ONE_GPU"  # where workers find how many share a counter, and a GPU
 COUNTERS = ("Rapl", "Gadget", "Emi", "AppleSilicon", "Raspberry")
 """In the names that codecarbon gives to processors whose power it reads; of others it estimates it."""

@@ -8,8 +8,7 @@ from pathlib import Path
 from sdd_utils.errors import Damaged
 from sdd_utils.files import sha256, write_bytes
 
-SUMS = "SHA256SUMS"
-"""The checksums of a finished run's files, as ``sha256sum -c`` reads them. Written last: it marks the end."""
+SUMS = "SHA256SUMS"  # of a finished run's files, as ``sha256sum -c`` reads it; written last, it marks the end
 
 log = logging.getLogger("sdd_utils")
 

@@ -13,8 +13,7 @@ from sdd_utils.errors import Busy
 from sdd_utils.files import FULL, no_space
 
 LOCKS = "locks"  # the folder for locks, beside the runs of a profile
-LEASE_SECONDS = 60.0
-"""A lock that nobody has refreshed for so long is nobody's; that of a dead process of this machine is free at once."""
+LEASE_SECONDS = 60.0  # a lock not refreshed for so long is nobody's; that of a dead process here is at once
 
 
 def lease(run: Path) -> SoftFileLease:

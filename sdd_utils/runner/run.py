@@ -29,8 +29,7 @@ from sdd_utils.runner.stopping import must_stop
 from sdd_utils.tables import WEIGHT_BIN, WEIGHT_BINS, levels_table
 from sdd_utils.training import compile_ahead
 
-SAVE_SECONDS = 120.0
-"""Within a long level the state is saved at the end of the first epoch after so much time without a save."""
+SAVE_SECONDS = 120.0  # within a long level the state is saved at the end of the first epoch after so much time
 
 
 def run_experiment(exp: Experiment, folder: Path, device: str = "cpu", deadline: float = math.inf) -> Path:

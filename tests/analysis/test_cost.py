@@ -28,6 +28,8 @@ LEVELS = pd.concat(
         rows("l2", price=5.0, weight_decay=1e-2),
         rows("kd", price=7.0, teacher="sparse"),
         rows("kd", price=7.0, teacher="dense"),
+        rows("early", price=2.0),
+        rows("kd", price=7.0, teacher="early_stopped"),
     ],
     ignore_index=True,
 )
@@ -50,6 +52,9 @@ def paid(charge, pipeline, level, cost="train_flops", levels=LEVELS):
         ("full", "sparse", 0, 7 + 5),  # the teacher's rule looks at the whole curve
         ("full", "sparse", 4, 5 * 7 + 5),
         ("own", "sparse", 4, 5 * 7),
+        ("full", "early", 4, 5 * 2),
+        ("full", "early_stopped", 4, 5 * 7 + 2),  # the teacher is level 0 of the curve that is stopped early,
+        ("shared", "early_stopped", 4, 5 * 7 + 2),  # which serves nobody else
         ("shared", "dense", 0, 7 + 1 / 2),  # level 0 serves both students, the rest one of them
         ("shared", "sparse", 0, 7 + 1 / 2 + 4),
     ],

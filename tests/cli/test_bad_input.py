@@ -138,14 +138,14 @@ GRID = [
     (profile(l2={"noise_rates": [0.3], "weight_decays": [1e-4]}), "is described twice"),
     (
         profile(distillation=STUDENTS | {"teachers": ["big"]}),
-        "distillation.0.teachers.0: should be one of sparse, dense, critical, undertrained; others are added in "
-        "sdd_utils/distillation.py, TEACHERS (got 'big')",
+        "distillation.0.teachers.0: should be one of sparse, dense, early_stopped, critical, undertrained; others are "
+        "added in sdd_utils/distillation.py, TEACHERS (got 'big')",
     ),
     (profile(distillation=STUDENTS | {"alphas": [2]}), "alpha: input should be less than or equal to 1 (got 2.0)"),
     (profile(distillation=STUDENTS | {"temperatures": [0]}), "temperature: input should be greater than 0 (got 0.0)"),
     (
         profile(distillation=[STUDENTS, STUDENTS | {"temperatures": [2]}]),
-        "mine: architectures.mlp: two kinds of students of the dense teacher at ε = 0.3; give one a profile of its",
+        "mine: architectures.mlp: two kinds of students (kd) of the dense teacher at ε = 0.3; give one a profile",
     ),
     (profile() | {"selection": "train"}, "selection: input should be 'validation' or 'test' (got 'train')"),
     (

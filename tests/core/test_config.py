@@ -57,7 +57,7 @@ WRONG = [
     ({"teacher": TEACHER, "temperature": 4, "alpha": 2}, "alpha: input should be less than or equal to 1 (got 2)"),
     (
         {"teacher": {"rule": "best", "experiment": SMALL}, "temperature": 4, "alpha": 0.9},
-        "teacher.rule: should be one of sparse, dense, critical, undertrained; others are added in "
+        "teacher.rule: should be one of sparse, dense, early_stopped, critical, undertrained; others are added in "
         "sdd_utils/distillation.py, TEACHERS (got 'best')",
     ),
     (
@@ -153,6 +153,23 @@ def test_method_follows_from_the_settings(small, student):
     assert small(SMALL_VIT).method == "vanilla"
     assert small(regulariser="l1", coefficient=1e-4).method == "l1"
     assert student().method == "kd"
+    assert small(patience=3).method == "early"
+    assert small(weight_decay=1e-3, patience=3).method == "l2-early"
+    distilled = small(teacher={"rule": "dense", "experiment": small()}, temperature=4, alpha=0.9, patience=3)
+    assert distilled.method == "kd-early"
+    assert "-kd-dense-early-" in distilled.run_id
+
+
+@pytest.mark.parametrize(("rule", "patience"), [("early_stopped", None), ("dense", 3), ("sparse", 3)])
+def test_an_early_stopped_teacher_and_no_other_was_stopped_early(small, rule, patience):
+    teacher = {"rule": rule, "experiment": small(patience=patience)}
+    with pytest.raises(ConfigError, match=r"teacher\.experiment\.patience: an early_stopped teacher has one, and no"):
+        small(teacher=teacher, temperature=4, alpha=0.9)
+
+
+def test_the_dense_level_may_have_epochs_of_its_own(small):
+    assert [small(dense_epochs=7).epochs_of(level) for level in (0, 1, 4)] == [7, 2, 2]
+    assert [small().epochs_of(level) for level in (0, 1)] == [2, 2]
 
 
 def test_a_configuration_survives_its_json(student):

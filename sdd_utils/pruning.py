@@ -140,8 +140,8 @@ def check_levels(net: SparseNetwork, exp: Experiment) -> None:
 def rewind(net: SparseNetwork, exp: Experiment, level: int) -> SparseNetwork:
     """The network to train after a pruning, by ``exp.retrain``.
 
-    ``lr``, learning-rate rewinding, keeps the weights; ``init`` sets all parameters to their initial values; ``random``
-    draws new ones at each level (He et al.). Pruned weights stay zero.
+    ``lr``, learning-rate rewinding, keeps the weights, since every level has a fresh schedule; ``init`` sets all
+    parameters to their initial values; ``random`` draws new ones at each level (He et al.). Pruned weights stay zero.
     """
     if exp.retrain == "lr":
         return net

@@ -35,7 +35,7 @@ def iterative_pruning(
     if exp.teacher and teacher is None:
         teacher = train_teacher(exp, data)
     for level in range(first, exp.levels + 1):
-        if level and not partial:
+        if level and not partial:  # else it was pruned before its training was interrupted
             prune(net, exp, level, data)
             net = rewind(net, exp, level)
         epochs = train_level(net, data, exp, level, teacher, partial, after_epoch)

@@ -1,4 +1,4 @@
-"""The commands ``python -m benchmarks speed``, ``scale``, ``plan`` and ``deploy``; make calls them."""
+"""The commands ``python -m benchmarks speed``, ``scale``, ``plan``, ``deploy`` and ``theirs``."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,9 @@ from benchmarks.device import file_name
 from benchmarks.plan import last_bench, makespans, plan
 from benchmarks.scale import bench_scale
 from benchmarks.speed import bench, chosen
+from benchmarks.theirs import beside_theirs
 from sdd_utils.cli.commands import (
+    FOLDER,
     device_option,
     experiments_of,
     main,
@@ -97,6 +99,18 @@ def plan_command(profile: str, only: str, device: str, devices: str) -> None:
         speed = f"at the speed of the last make bench, {number} experiments at a time"
         speed += f" (--gpu-share {1 / number:g})" if number > 1 and device.startswith("cuda") else ""
     click.echo(f"\n{name}: {speed}")
+
+
+@benchmarks.command("theirs")
+@click.option("--code", required=True, type=FOLDER, help="A clone of github.com/he-zh/sparse-double-descent.")
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Measurements of each.")
+def theirs_command(code: Path, rounds: int) -> None:
+    """Measure He et al.'s own script beside ours on LeNet-300-100 and MNIST. Needs make data DATASET=mnist."""
+    table = beside_theirs(experiments_of("mnist")[0], code, rounds)
+    path = BENCH / f"he-{file_name(table['device'].iat[0])}"
+    write_csv(path, table)
+    click.echo(table.drop(columns="device").to_string(index=False, float_format="%.3g"))
+    click.echo(f"\n{table['device'].iat[0]}: written to {path.relative_to(ROOT)}")
 
 
 @benchmarks.command("deploy")

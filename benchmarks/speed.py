@@ -25,7 +25,7 @@ from sdd_utils.errors import ConfigError
 from sdd_utils.execution import Execution
 from sdd_utils.metrics.energy import COUNTRY
 from sdd_utils.metrics.flops import training_flops
-from sdd_utils.runner.workers import local_workers
+from sdd_utils.runner.workers import Executor, local_workers
 
 
 def ways(exp: Experiment, device: torch.device) -> list[Way]:
@@ -104,12 +104,8 @@ def bench(experiments: list[Experiment], device: str, side_by_side: int | None, 
     with tqdm(total=rounds * len(todo), desc="bench") as bar:
         for turn in range(rounds):
             for row in todo:
-                number = at_once if row.way.side_by_side else 1
-                with tempfile.TemporaryDirectory() as folder:
-                    barrier = Barrier(Path(folder), number)
-                    futures = [executor.submit(measure, row, device, barrier, turn * 10 + i) for i in range(number)]
-                    wait(futures)
-                measured.setdefault(row, []).append([future.result() for future in futures])
+                timings = timed(executor, row, device, at_once if row.way.side_by_side else 1, turn)
+                measured.setdefault(row, []).append(timings)
                 bar.update()
     executor.stop()
     table = pd.DataFrame([_entry(row, turns, rate, device) for row, turns in measured.items()])
@@ -117,6 +113,15 @@ def bench(experiments: list[Experiment], device: str, side_by_side: int | None, 
     keys = ["arch", "method", "level"]
     base = table[table["path"].str.startswith("conventional")].groupby(keys)["images_per_second"].max()
     return table.assign(times_conventional=table["images_per_second"] / table[keys].join(base, on=keys)[base.name])
+
+
+def timed(executor: Executor, row: Row, device: str, number: int, turn: int) -> list[Timing]:
+    """Measure a row with so many experiments that train at a time."""
+    with tempfile.TemporaryDirectory() as folder:
+        barrier = Barrier(Path(folder), number)
+        futures = [executor.submit(measure, row, device, barrier, turn * 10 + i) for i in range(number)]
+        wait(futures)
+    return [future.result() for future in futures]
 
 
 def _entry(row: Row, turns: list[list[Timing]], rate: float, device: str) -> dict:

@@ -135,7 +135,7 @@ class Experiment(Settings):
             raise ValueError(f"teacher.rule: {self.teacher.rule} needs a teacher experiment with levels ≥ 1")
         if self.teacher.rule == "undertrained" and other.epochs >= self.epochs:
             raise ValueError(f"teacher.experiment.epochs: an undertrained teacher has fewer than {self.epochs}")
-        if (self.teacher.rule == "early_stopped") != (other.patience is not None):
+        if (TEACHERS[self.teacher.rule].of == "early") != (other.patience is not None):
             raise ValueError("teacher.experiment.patience: an early_stopped teacher has one, and no other has")
         # The teacher has seen its training labels: another split or other noise would leak the student's test images.
         for field in (*SAME_SPLIT, "noise_kind", "human_labels", "noise_rate"):
@@ -177,10 +177,8 @@ class Experiment(Settings):
 
     @property
     def canonical(self) -> str:
-        """The settings that differ from the defaults, as JSON with sorted keys.
-
-        A field added later, whose default means *as before*, so renames no run. Released defaults never change.
-        """
+        """The settings that differ from the defaults, as JSON with sorted keys: a field added later, whose default
+        means *as before*, renames no run. Released defaults never change."""
         settings = self.model_dump(mode="json", exclude_defaults=True)
         return json.dumps(settings, sort_keys=True, separators=(",", ":"))
 

@@ -69,12 +69,13 @@ class TeacherRule:
 
     pick: Callable[[np.ndarray, np.ndarray], int]
     is_pruned: bool = False  # whether it needs a curve with levels beyond the dense one
+    of: str = "vanilla"  # the method of that curve
 
 
 TEACHERS = {
     "sparse": TeacherRule(sparse, is_pruned=True),
     "dense": TeacherRule(dense),
-    "early_stopped": TeacherRule(dense),  # of an experiment with early stopping
+    "early_stopped": TeacherRule(dense, of="early"),
     "critical": TeacherRule(critical, is_pruned=True),
     "undertrained": TeacherRule(dense),  # of an experiment with fewer epochs than the student's
 }

@@ -118,10 +118,7 @@ class Study:
         return self._of_dataset(load_deployment(self.profile.profile, self.folder))
 
     def tour(self, levels: pd.DataFrame) -> dict:
-        """The architecture and noise rate that the profile shows first, as keyword arguments.
-
-        Where a dataset lacks that setting (people's noise has its own rate), its first.
-        """
+        """The architecture and noise rate to show first: the profile's or, where a dataset lacks it, its own first."""
         settings, shown = vanilla_settings(levels), (self.profile.tour["arch"], self.profile.tour["noise_rate"])
         return dict(zip(("arch", "noise_rate"), shown if shown in settings else settings[0], strict=True))
 
@@ -161,8 +158,8 @@ class Study:
         known = {"kd", *METHODS, *rules, *(exp.method for exp in self._experiments)}
         if unknown := set(methods) - known:
             raise ConfigError(f"methods: there is no {min(unknown)!r}; there are {', '.join(sorted(known))}")
-        names = {exp: {exp.method, exp.teacher and exp.teacher.rule} for exp in self._experiments}
-        return [exp for exp in self._experiments if not methods or names[exp] & {*methods}]
+        wanted, every = set(methods), self._experiments
+        return [exp for exp in every if not wanted or wanted & {exp.method, exp.teacher and exp.teacher.rule}]
 
     def _of_dataset(self, table: pd.DataFrame) -> pd.DataFrame:
         return table if self.dataset == ALL else of_dataset(table, self.dataset)

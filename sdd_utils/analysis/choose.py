@@ -150,9 +150,9 @@ def recommend(table: pd.DataFrame, min_accuracy: float | None = None, **limits: 
     enough = within if min_accuracy is None else within[within["expected"] >= min_accuracy]
     if enough.empty:
         raise Unsatisfiable(_closest(table, within, given, min_accuracy))
-    small, accurate = ("remaining_params", True), ("expected", False)
-    columns, ascending = zip(*((accurate, small) if min_accuracy is None else (small, accurate)), strict=True)
-    return enough.sort_values([*columns], ascending=[*ascending]).iloc[0]
+    if min_accuracy is not None:
+        return enough.sort_values(["remaining_params", "expected"], ascending=[True, False]).iloc[0]
+    return enough.sort_values(["expected", "remaining_params"], ascending=[False, True]).iloc[0]
 
 
 def _closest(table: pd.DataFrame, within: pd.DataFrame, given: dict[str, float], min_accuracy: float | None) -> str:

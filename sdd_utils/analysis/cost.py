@@ -5,8 +5,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from sdd_utils.analysis.curves import at_weight_decay, early, vanilla, vanilla_settings, weight_decays
-from sdd_utils.analysis.methods import METHODS
+from sdd_utils.analysis.curves import at_weight_decay, of_method, vanilla_settings, weight_decays
+from sdd_utils.analysis.methods import COMPARED, METHODS
 from sdd_utils.distillation import TEACHERS
 
 COSTS = ["train_flops", "train_flops_sparse", "seconds", "energy_kwh", "emissions_kg"]  # they add up over levels
@@ -50,13 +50,13 @@ def teaching(levels: pd.DataFrame, students: pd.DataFrame, charge: Charge) -> pd
     ``shared`` divides the cost of each level by the number of students that need it: all need level 0.
     """
     arch, rate, rule = (students[name].iat[0] for name in ("teacher_arch", "noise_rate", "teacher"))
-    curve = (early if rule == "early_stopped" else vanilla)(levels, arch, rate)
+    curve = of_method(levels, arch, rate, TEACHERS[rule].of)
     if not TEACHERS[rule].is_pruned:
         curve = curve[curve["level"] == 0]
     if charge == "full":
         return _by_seed(curve)
     same = (levels["teacher_arch"] == arch) & (levels["noise_rate"] == rate) & (levels["level"] == 0)
-    alike = ["early_stopped"] if rule == "early_stopped" else ["sparse", "dense"]
+    alike = [m.teacher for m in COMPARED.values() if m.teacher and TEACHERS[m.teacher].of == TEACHERS[rule].of]
     sharing = levels[same].groupby(["seed", "teacher"]).size().unstack(fill_value=0)
     sharing = sharing.reindex(index=curve["seed"], columns=alike, fill_value=0)
     always = sharing[[name for name in alike if TEACHERS[name].is_pruned]].sum(axis=1)

@@ -51,7 +51,6 @@ def of_method(levels: pd.DataFrame, arch: str, noise_rate: float, method: str) -
 
 
 vanilla = partial(of_method, method="vanilla")  # at the regular λ without a teacher
-early = partial(of_method, method="early")  # the same, each level stopped early
 
 
 def student(levels: pd.DataFrame, arch: str, noise_rate: float, teacher: str) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from functools import partial
 
 import pandas as pd
 
-from sdd_utils.analysis.curves import at_weight_decay, early, optimal_weight_decay, student, vanilla, weight_decays
+from sdd_utils.analysis.curves import at_weight_decay, of_method, optimal_weight_decay, student, vanilla, weight_decays
 
 BLUE, ORANGE, GREEN, RED, PURPLE = "#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc"
 SKY, BROWN = "#56b4e9", "#ca9161"
@@ -45,7 +45,7 @@ METHODS = {
     "sparse": distilled("sparse", BLUE),
     "dense": distilled("dense", ORANGE),
     "early_stopped": distilled("early_stopped", SKY),
-    "early": Method("early stopping", BROWN, early),
+    "early": Method("early stopping", BROWN, partial(of_method, method="early")),
     "critical": distilled("critical", PURPLE, **STUDIED_ALONE),
     "undertrained": distilled("undertrained", GREEN, **STUDIED_ALONE),
 }

@@ -134,12 +134,13 @@ def export_command(profile: str, only: str, out: Path, results: Path) -> None:
     table = collect(experiments_of(profile, only), present(results) / profile)
     if table.empty:
         raise ResultsMissing(f"no level of {profile} is trained in {results / profile}; run the profile first")
-    if out is None:
-        return click.echo(as_csv(table), nl=False)
-    if out.exists() and not out.is_file():
+    if out and out.exists() and not out.is_file():
         raise ConfigError(f"out: {out} is not a file that can be replaced")
-    write_csv(out, table)
-    return click.echo(f"{out}: {len(table)} levels of {table['run_id'].nunique()} runs")
+    if out:
+        write_csv(out, table)
+        click.echo(f"{out}: {len(table)} levels of {table['run_id'].nunique()} runs")
+    else:
+        click.echo(as_csv(table), nl=False)
 
 
 @cli.command("data")

@@ -14,9 +14,11 @@ COUNTERS = ("Rapl", "Gadget", "Emi", "AppleSilicon", "Raspberry")
 
 def check_country() -> None:
     """Raise ConfigError unless codecarbon knows SDD_COUNTRY: it would take the world, and say so in a log alone."""
+    if COUNTRY == "FRA":  # to ask takes a second
+        return
     from codecarbon.input import DataSource
 
-    if COUNTRY != "FRA" and COUNTRY not in DataSource().get_global_energy_mix_data():
+    if COUNTRY not in DataSource().get_global_energy_mix_data():
         raise ConfigError(f"SDD_COUNTRY: codecarbon does not know {COUNTRY!r}; give an ISO code, such as FRA or DEU")
 
 

@@ -30,7 +30,7 @@ def draw_curves(ax: Axes, rows: pd.DataFrame, column: str = "test_acc", **style)
     """Mean over seeds of ``column`` (a share, drawn in %) against the share of remaining weights, with its band."""
     curves_of(rows)  # raises where the rows are not one setting's, whose mean would be drawn as if it were
     data = rows.assign(remaining=100 * (1 - rows["sparsity"]), percent=100 * rows[column])
-    band = {"errorbar": lambda values: (Estimate.of(values).low, Estimate.of(values).high), "err_kws": {"lw": 0}}
+    band = {"errorbar": lambda values: ((mean := Estimate.of(values)).low, mean.high), "err_kws": {"lw": 0}}
     sns.lineplot(data, x="remaining", y="percent", ax=ax, **band, **style)
 
 

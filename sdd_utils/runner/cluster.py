@@ -183,9 +183,14 @@ def changed_files(run: Path, known: dict[str, tuple] | None = None) -> tuple[Fil
     A run writes its state, then its tables, and SUMS last, each at once; they are read the other way round, so that no
     table is ahead of the state.
     """
+
+    def in_order() -> Iterator[Path]:  # each part is listed when the one before it has been read
+        yield run / SUMS
+        yield from (path for path in sorted(run.glob("[!.]*")) if path.name != SUMS and path.suffix != ".safetensors")
+        yield from states(run)
+
     files, stamps = {}, {}
-    parts = (SUMS, "[!.]*[!sS]", "*.safetensors")
-    for path in (path for pattern in parts for path in sorted(run.glob(pattern))):  # each is listed in its turn
+    for path in in_order():
         with suppress(FileNotFoundError):  # the network of a level that is not kept
             stat = path.stat()
             stamp = stamps[path.name] = (stat.st_ino, stat.st_mtime_ns, stat.st_size)

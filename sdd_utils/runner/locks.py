@@ -17,10 +17,8 @@ LEASE_SECONDS = 60.0  # a lock not refreshed for so long is nobody's; that of a 
 
 
 def lease(run: Path) -> SoftFileLease:
-    """The lock of one run: a file beside it, refreshed while it is held, as needed where flock does not reach.
-
-    It is the process that holds it, whichever of its threads.
-    """
+    """The lock of one run, which a process holds, whichever of its threads: a file that is refreshed meanwhile, as
+    needed where flock does not reach."""
     path = run.parent / LOCKS / f"{run.name}.lock"
     return SoftFileLease(path, lease_duration=LEASE_SECONDS, timeout=0, thread_local=False)
 

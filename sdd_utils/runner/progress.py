@@ -25,14 +25,12 @@ def bar_of_this_place() -> tuple[type[tqdm], float]:
         from tqdm.notebook import tqdm as widget
 
         return widget, POLL_SECONDS
-    return tqdm, 0.0 if sys.stderr.isatty() else float(os.environ.get("SDD_LOG_SECONDS", LOG_SECONDS))
+    return tqdm, POLL_SECONDS if sys.stderr.isatty() else float(os.environ.get("SDD_LOG_SECONDS", LOG_SECONDS))
 
 
 class Progress:
-    """A bar over training FLOPs, so that the ETA knows that a level of a ResNet is longer than one of an MLP.
-
-    Reads how far each run is from its levels.csv, which works for any back end that shares the folder.
-    """
+    """A bar over training FLOPs, so that the ETA knows that a level of a ResNet is longer than one of an MLP. It reads
+    how far each run is from its levels.csv."""
 
     def __init__(self, experiments: list[Experiment], folder: Path):
         self.tables = {e.run_id: folder / e.run_id / "levels.csv" for e in experiments}

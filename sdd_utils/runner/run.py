@@ -178,9 +178,7 @@ def load_teacher(exp: Experiment, folder: Path, device: str = "cpu") -> tuple[Sp
         raise Damaged(f"{exp.run_id}: its teacher cannot be used: {run / name} {why}; run the profile again")
     level = select_level(read_csv(run / "levels.csv"), exp.teacher.rule, exp.selection)
     if not level_file(run, level).exists():
-        raise ResultsMissing(
-            f"{exp.run_id}: its teacher's level {level} was not kept; remove {run}, and train it again"
-        )
+        raise ResultsMissing(f"{exp.run_id}: level {level} of its teacher was not kept; remove {run}, train it again")
     net = new_network(teacher, device)
     restore(level_file(run, level), teacher, net)
     return net, level

@@ -90,8 +90,12 @@ def run_sweep(
     deadline = time.time() + seconds if seconds else math.inf
     check_data(experiments)
     make_folder(folder)
+
+    def start(exp: Experiment) -> Future:
+        return executor.submit(run, exp, folder, device, deadline)
+
     with stop_on_signals() as received:
-        outcome = Sweep(experiments, folder, executor, deadline, (run, device)).run()
+        outcome = Sweep(with_teachers(experiments), folder, executor, deadline, start).run()
         if outcome.stopped:
             late = f"the time budget of {seconds:g} s is used up" if seconds else "a worker was asked to"
             outcome.stopped = f"Stopped: {f'{received[0]} received' if received else late}. {outcome.stopped}"
@@ -103,24 +107,25 @@ def run_sweep(
 class Sweep:
     """The state of one sweep: what waits, what runs, what others are at, what is done."""
 
-    def __init__(self, experiments: list[Experiment], folder: Path, executor: Executor, deadline: float, how: tuple):
-        self.folder, self.executor, self.deadline, (self.run_one, self.device) = folder, executor, deadline, how
-        todo = with_teachers(experiments)
+    def __init__(self, todo: list[Experiment], folder: Path, executor: Executor, deadline: float, start: Callable):
+        self.folder, self.executor, self.deadline, self.start = folder, executor, deadline, start
         adopt_finished(todo, folder)
-        self.done = {exp.run_id for exp in todo if finished(exp, folder) and not verify(folder / exp.run_id)}
         self.progress, rank = Progress(todo, folder), ranks(todo)
-        self.todo = sorted(todo, key=lambda exp: rank[exp.run_id], reverse=True)
-        self.running: dict[Future, Experiment] = {}
+        found = {exp.run_id: exp for exp in todo}  # once: a run_id is a digest, and the loop asks for all of them
+        self.done = {run for run, exp in found.items() if finished(exp, folder) and not verify(folder / run)}
+        self.todo = {run: found[run] for run in sorted(rank, key=rank.get, reverse=True)}
+        self.teachers = {run: teacher_of(exp) for run, exp in found.items()}
+        self.running: dict[Future, str] = {}
         self.elsewhere: dict[str, SoftFileLease] = {}  # run_id → its lock, watched until it is free
         self.failed: dict[str, str] = {}
         self.deaths: Counter[tuple[str, int]] = Counter()  # of workers, at a run's level
         self.stopping = False
 
     @property
-    def waiting(self) -> list[Experiment]:
+    def waiting(self) -> list[str]:
         """What nobody is at here, longest work first."""
-        settled = {*self.done, *self.failed, *(exp.run_id for exp in self.running.values())}
-        return [exp for exp in self.todo if exp.run_id not in settled]
+        settled = {*self.done, *self.failed, *self.running.values()}
+        return [run for run in self.todo if run not in settled]
 
     def run(self) -> Outcome:
         """Submit, collect, and submit again, until everything is done or the sweep has to stop."""
@@ -130,7 +135,7 @@ class Sweep:
                     self.stop()
                 if not self.stopping:
                     self.submit()
-                at_work = [exp.run_id for exp in self.running.values()] + [*self.elsewhere]
+                at_work = [*self.running.values(), *self.elsewhere]
                 done, _ = wait(self.running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
                 if not self.running:
                     time.sleep(POLL_SECONDS)  # all that is left is elsewhere
@@ -140,10 +145,8 @@ class Sweep:
         except BrokenExecutor:
             if self.stopping or must_stop(self.deadline):  # who ended the worker has asked the sweep to stop as well
                 return Outcome(self.failed, self.progress.left())
-            why = (
-                "a worker process was killed, perhaps for want of memory; the same command goes on from what was saved"
-            )
-            raise SweepStopped(f"{why}, and --workers 1 needs the least") from None
+            why = "a worker process was killed, perhaps for want of memory; the same command goes on"
+            raise SweepStopped(f"{why} from what was saved, and --workers 1 needs the least") from None
         except (KeyboardInterrupt, NoSpace):
             self.executor.stop()
             raise
@@ -160,42 +163,42 @@ class Sweep:
     def submit(self) -> None:
         """Hand over, as long as there is room, experiments whose teacher is there and that nobody else is training."""
         slots = self.executor.slots()
-        for exp in self.waiting:
-            teacher = teacher_of(exp)
+        for run in self.waiting:
+            teacher = self.teachers[run]
             if teacher in self.failed:
-                self.failed[exp.run_id] = f"its teacher {teacher} failed"
-            elif len(self.running) < slots and (teacher is None or teacher in self.done) and self.is_free(exp):
-                self.running[self.executor.submit(self.run_one, exp, self.folder, self.device, self.deadline)] = exp
+                self.failed[run] = f"its teacher {teacher} failed"
+            elif len(self.running) < slots and (teacher is None or teacher in self.done) and self.is_free(run):
+                self.running[self.start(self.todo[run])] = run
 
-    def is_free(self, exp: Experiment) -> bool:
+    def is_free(self, run: str) -> bool:
         """Whether the run's lock is free, or was free when last seen. A lock must be watched to be known as stale."""
-        if (lock := self.elsewhere.get(exp.run_id)) and not try_acquire(lock):
+        if (lock := self.elsewhere.get(run)) and not try_acquire(lock):
             return False
         if lock:
-            self.elsewhere.pop(exp.run_id).release()
+            self.elsewhere.pop(run).release()
         return True
 
     def collect(self, future: Future) -> None:
         """Enter the end of a run. Raises NoSpace, SweepStopped or BrokenExecutor, which end the sweep."""
-        exp, error = self.running.pop(future), future.exception()
+        run, error = self.running.pop(future), future.exception()
         if error is None:
-            self.done.add(exp.run_id)
+            self.done.add(run)
         elif isinstance(error, Busy):
-            self.elsewhere[exp.run_id] = lease(self.folder / exp.run_id)
+            self.elsewhere[run] = lease(self.folder / run)
         elif isinstance(error, Stopped):
             self.stop()  # it may have been the worker alone that was asked
         elif isinstance(error, WorkerLost):
-            self.progress.say(f"{exp.run_id}: {error}")
-            level = self.progress.levels_of(exp.run_id)
-            self.deaths[exp.run_id, level] += 1
-            if self.deaths[exp.run_id, level] == LIVES:
+            self.progress.say(f"{run}: {error}")
+            level = self.progress.levels_of(run)
+            self.deaths[run, level] += 1
+            if self.deaths[run, level] == LIVES:
                 died = f"{LIVES} workers died at level {level}, perhaps for want of memory"
-                self.failed[exp.run_id] = f"{died}; the last: {error}"
+                self.failed[run] = f"{died}; the last: {error}"
         elif isinstance(error, (BrokenExecutor, NoSpace, SweepStopped)):
             raise error
         else:
-            self.failed[exp.run_id] = f"{type(error).__name__}: {error}"
-            self.progress.say(f"failed: {exp.run_id}: {self.failed[exp.run_id]}")
+            self.failed[run] = f"{type(error).__name__}: {error}"
+            self.progress.say(f"failed: {run}: {self.failed[run]}")
 
 
 def adopt_finished(experiments: list[Experiment], folder: Path) -> None:
@@ -203,8 +206,9 @@ def adopt_finished(experiments: list[Experiment], folder: Path) -> None:
     for exp in experiments:
         if finished(exp, folder):
             continue
-        run, all_of_it = folder / exp.run_id, sorted(folder.parent.glob(f"*/{exp.run_id}"))
-        source = next((path for path in all_of_it if path != run and is_final(path) and not verify(path)), None)
+        run = folder / exp.run_id
+        others = [path for path in sorted(folder.parent.glob(f"*/{run.name}")) if path != run]
+        source = next((path for path in others if is_final(path) and not verify(path)), None)
         if source is None:
             continue
         with suppress(Busy), claimed(run):
@@ -224,10 +228,8 @@ def check_device(device: str) -> None:
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        here = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
-        raise ConfigError(
-            f"device: {device!r} cannot be used ({str(error).splitlines()[0]}); there is {here}"
-        ) from None
+        here, said = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))], str(error).splitlines()[0]
+        raise ConfigError(f"device: {device!r} cannot be used ({said}); there is {', '.join(here)}") from None
 
 
 def with_teachers(experiments: list[Experiment]) -> list[Experiment]:

@@ -133,8 +133,6 @@ class Experiment(Settings):
             raise ValueError("teacher.experiment: a teacher with a teacher of its own is not supported")
         if TEACHERS[self.teacher.rule].is_pruned and other.levels == 0:
             raise ValueError(f"teacher.rule: {self.teacher.rule} needs a teacher experiment with levels ≥ 1")
-        if self.teacher.rule == "undertrained" and other.epochs >= self.epochs:
-            raise ValueError(f"teacher.experiment.epochs: an undertrained teacher has fewer than {self.epochs}")
         if (TEACHERS[self.teacher.rule].of == "early") != (other.patience is not None):
             raise ValueError("teacher.experiment.patience: an early_stopped teacher has one, and no other has")
         # The teacher has seen its training labels: another split or other noise would leak the student's test images.

@@ -15,8 +15,6 @@ import pandas as pd
 if TYPE_CHECKING:
     from torch import Tensor
 
-FITTED = 0.9  # share of its best training accuracy (noisy labels) from which on a network counts as still memorising
-
 
 def distillation_loss(
     logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float, alpha: float
@@ -37,37 +35,27 @@ def distillation_loss(
     return (1 - alpha) * hard + alpha * temperature**2 * soft
 
 
-def dense(accuracy: np.ndarray, fit: np.ndarray) -> int:
+def dense(accuracy: np.ndarray) -> int:
     """The network before any pruning."""
     return 0
 
 
-def sparse(accuracy: np.ndarray, fit: np.ndarray) -> int:
-    """The most accurate level past the critical phase, of equals the sparser; the last level if none is past it.
-
-    The paper says «trained in its best-performing regime» and no more; the rule is ours.
-    """
-    past = min(_critical_phase(fit), len(fit) - 1)
-    return len(accuracy) - 1 - int(np.argmax(accuracy[past:][::-1]))
+def sparse(accuracy: np.ndarray) -> int:
+    """The most accurate pruned level, of equals the sparser: «trained in its best-performing regime», says the paper."""
+    return len(accuracy) - 1 - int(np.argmax(accuracy[:0:-1]))
 
 
-def critical(accuracy: np.ndarray, fit: np.ndarray) -> int:
-    """A bad teacher: the least accurate level of those up to the end of the critical phase, of equals the sparser."""
-    end = min(_critical_phase(fit), len(fit) - 1)
-    return end - 1 - int(np.argmin(accuracy[:end][::-1]))
-
-
-def _critical_phase(fit: np.ndarray) -> int:
-    """The first level past the critical phase, in which a network still has the capacity to memorise. It ends with the
-    last level that fits the noisy training labels at least FITTED times as well as the best does."""
-    return int(np.flatnonzero(fit >= FITTED * fit.max()).max()) + 1
+def critical(accuracy: np.ndarray) -> int:
+    """A bad teacher: the least accurate pruned level up to the best, of equals the sparser."""
+    best = sparse(accuracy)
+    return best - int(np.argmin(accuracy[best:0:-1]))
 
 
 @dataclass(frozen=True)
 class TeacherRule:
-    """Which level teaches, from one curve's accuracies on the selection split and on its training labels (levels,)."""
+    """Which level teaches, from one curve's accuracies on the selection split (levels,)."""
 
-    pick: Callable[[np.ndarray, np.ndarray], int]
+    pick: Callable[[np.ndarray], int]
     is_pruned: bool = False  # whether it needs a curve with levels beyond the dense one
     of: str = "vanilla"  # the method of that curve
 
@@ -77,7 +65,6 @@ TEACHERS = {
     "dense": TeacherRule(dense),
     "early_stopped": TeacherRule(dense, of="early"),
     "critical": TeacherRule(critical, is_pruned=True),
-    "undertrained": TeacherRule(dense),  # of an experiment with fewer epochs than the student's
 }
 """By the name that ``teacher.rule`` gives."""
 
@@ -88,6 +75,5 @@ def select_level(levels: pd.DataFrame, rule: str, selection: str = "validation")
     «Accuracy» is that on validation (noisy labels), or on test for ``selection="test"``, the usual practice, rounded as
     levels.csv has it, so that a curve in memory and its file have the same teacher.
     """
-    levels = levels.sort_values("level")
-    columns = ("val_acc" if selection == "validation" else "test_acc", "train_acc")
-    return TEACHERS[rule].pick(*(np.array([float(f"{x:.6g}") for x in levels[column]]) for column in columns))
+    accuracy = levels.sort_values("level")["val_acc" if selection == "validation" else "test_acc"]
+    return TEACHERS[rule].pick(np.array([float(f"{x:.6g}") for x in accuracy]))

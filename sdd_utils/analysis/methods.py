@@ -47,7 +47,6 @@ METHODS = {
     "early_stopped": distilled("early_stopped", SKY),
     "early": Method("early stopping", BROWN, partial(of_method, method="early")),
     "critical": distilled("critical", PURPLE, **STUDIED_ALONE),
-    "undertrained": distilled("undertrained", GREEN, **STUDIED_ALONE),
 }
 
 COMPARED = {name: method for name, method in METHODS.items() if method.compared}

@@ -75,7 +75,7 @@ TOYS = {
     "criterion": (pruning.CRITERIA, first_come),
     "regulariser": (training.REGULARISERS, first_layer),
     "noise_kind": (data.NOISE, next_class),
-    "teacher.rule": (distillation.TEACHERS, TeacherRule(lambda accuracy, fit: len(accuracy) - 1, is_pruned=True)),
+    "teacher.rule": (distillation.TEACHERS, TeacherRule(lambda accuracy: len(accuracy) - 1, is_pruned=True)),
 }
 """By the field that names it: the registry and the toy, which is called ``toy``."""
 

@@ -41,14 +41,8 @@ def dense(accuracy: np.ndarray) -> int:
 
 
 def sparse(accuracy: np.ndarray) -> int:
-    """The most accurate pruned level, of equals the sparser: «trained in its best-performing regime», says the paper."""
+    """The most accurate pruned level, of equals the sparser (paper: «trained in its best-performing regime»)."""
     return len(accuracy) - 1 - int(np.argmax(accuracy[:0:-1]))
-
-
-def critical(accuracy: np.ndarray) -> int:
-    """A bad teacher: the least accurate pruned level up to the best, of equals the sparser."""
-    best = sparse(accuracy)
-    return best - int(np.argmin(accuracy[best:0:-1]))
 
 
 @dataclass(frozen=True)
@@ -64,7 +58,6 @@ TEACHERS = {
     "sparse": TeacherRule(sparse, is_pruned=True),
     "dense": TeacherRule(dense),
     "early_stopped": TeacherRule(dense, of="early"),
-    "critical": TeacherRule(critical, is_pruned=True),
 }
 """By the name that ``teacher.rule`` gives."""
 

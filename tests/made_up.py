@@ -25,6 +25,8 @@ def table(curve, seed=0, **columns):
         "val_acc": curve,
         "test_acc": curve,
         "val_images": 200,
+        "epochs": 40,
+        "best_epoch": 40,
         "dataset": "digits",
         "arch": "mlp",
         "noise_kind": "symmetric",

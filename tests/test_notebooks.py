@@ -20,7 +20,6 @@ CONSTANTS = {
     "0.1", "0.2", "0.5",  # the paper's ε
     "0.03",  # the smallest λ that the paper shows weights of
     "20 %",  # of the weights are removed a level, in the paper
-    "90 %",  # as well fitted as the best level: still in the critical phase
     "95 %",  # intervals
 }  # fmt: skip
 """Numbers of the method, all that a text may say which is not computed."""

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from sdd_utils.analysis.claims import CLAIM_COLUMNS, claims_table
-from sdd_utils.analysis.curves import vanilla, vanilla_settings
+from sdd_utils.analysis.curves import distilled_settings, vanilla, vanilla_settings
 from sdd_utils.analysis.dip import curves_of, measure_dip
 from sdd_utils.files import read_csv
 from sdd_utils.profiles import load_profile
@@ -51,7 +51,7 @@ def test_numbers_are_in_range_and_the_sparsities_follow_the_formula(name, levels
     assert levels[shares].stack().between(0, 1).all()
     left = (1 - load_profile(name).base["prune_share"]) ** levels["level"]
     assert (levels["sparsity"] - (1 - left)).abs().max() < 1e-3
-    assert levels.groupby("run_id")["sparsity"].max().min() > 0.998
+    assert levels.groupby("run_id")["sparsity"].max().min() > 0.996
     positive = ["seconds", "train_flops", "train_flops_sparse", "energy_kwh", "emissions_kg", "weight_std"]
     assert (levels[positive] > 0).all(axis=None)
     assert (levels["train_flops_sparse"] <= levels["train_flops"]).all()
@@ -65,24 +65,26 @@ def test_the_claims_are_what_the_rules_make_of_the_levels(name, levels):
     pd.testing.assert_frame_equal(committed, pd.read_csv(io.StringIO(written)))
 
 
-@pytest.mark.parametrize("name", ["digits", "digits-full"])
-def test_two_architectures_or_more_show_double_descent(levels):
-    showing = {
-        a for a, rate in vanilla_settings(levels) if measure_dip(curves_of(vanilla(levels, a, rate))).is_double_descent
-    }
-    assert len(showing) >= 2
+def test_every_architecture_of_the_default_shows_double_descent():
+    levels = load_levels("digits")
+    for arch in ("mlp", "resnet18", "vit"):
+        assert measure_dip(curves_of(vanilla(levels, arch, 0.3))).is_double_descent
 
 
-MEMORISED = {"cifar10-small-vit": 0.6}
-"""Of the wrong labels, where it is less than nine tenths: a ViT's twelve epochs a level are not enough for that."""
+BEFORE = {"cifar10-small", "cifar10-small-vit", "cifar10-tiny", "cifar10n-tiny"}
+"""References whose level 0 was trained for one short schedule; 07_cifar10 says so."""
 
 
-@pytest.mark.parametrize("name", STORIES)  # studies may train for fewer schedules
-def test_the_networks_memorise_the_noise_before_they_cannot(name, levels):
+@pytest.mark.parametrize("name", sorted(set(PROFILES) - BEFORE))
+def test_dense_networks_have_memorised_the_wrong_labels(name, levels):
+    dense = levels[(levels["level"] == 0) & (levels["method"] == "vanilla")]
+    assert dense["memorised"].min() >= 0.95
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_the_last_networks_cannot_memorise_any_more(name, levels):
     for arch, rate in vanilla_settings(levels):
-        memorised = curves_of(vanilla(levels, arch, rate), "memorised").mean(axis=0)
-        assert memorised.max() > MEMORISED.get(name, 0.9)
-        assert memorised[-1] < 0.3
+        assert curves_of(vanilla(levels, arch, rate), "memorised").mean(axis=0)[-1] < 0.3
 
 
 def test_a_curve_that_is_trained_again_gives_the_committed_rows(tmp_path):
@@ -99,7 +101,7 @@ def test_a_curve_that_is_trained_again_gives_the_committed_rows(tmp_path):
 @pytest.mark.parametrize("name", STORIES)
 def test_weights_are_counted_completely(name, levels):
     counted = load_weights(name).groupby(["arch", "noise_rate", "weight_decay", "level"])["count"].sum()
-    plain = levels[(levels["method"] != "kd") & (levels["level"] % 3 == 0)]  # every third level is kept
+    plain = levels[levels["method"].isin(["vanilla", "l2"]) & (levels["level"] % 3 == 0)]  # every third level is kept
     remaining = plain.groupby(["arch", "noise_rate", "weight_decay", "level"])["remaining_params"].sum()
     pd.testing.assert_series_equal(counted, remaining, check_names=False)
 
@@ -115,8 +117,10 @@ def test_its_origin_is_committed_code(name):
 def test_files_stay_small_and_figures_are_there(name):
     assert all(path.stat().st_size < 2_000_000 for path in (REFERENCE / name).iterdir())
     drawn = {path.name for path in (FIGURES / name).iterdir()}
-    story = {"tour", "cure", "baseline", "distillation", "frontier"}
+    story = {"tour", "cure", "baseline", "frontier"}
+    if len(distilled_settings(load_levels(name))) > 1:
+        story |= {"distillation"}
     if any(exp.method == "l2" for exp in load_profile(name).experiments()):
         story |= {"l2_sweep", "weights"}
-    expected = story if name in STORIES else {"rebound", "sweet", "kept", "bad_teachers"}
+    expected = story if name in STORIES else {"rebound", "sweet", "kept"}
     assert drawn == {f"{figure}.{suffix}" for figure in expected for suffix in ("png", "pdf")}

@@ -100,10 +100,9 @@ def test_the_figures_of_a_reference_are_the_committed_ones_by_name(tmp_path):
 
 def test_a_grid_of_tau_and_alpha_is_a_study_of_its_own(home):
     grid = DISTILLED | {"temperatures": [1, 2], "alphas": [0.5, 1.0]}
-    bad = DISTILLED | {"teachers": ["critical"]}
-    study = Study(a_profile(home, "tuning", distillation=[grid, bad | {"alphas": [0.5]}]), home)
-    assert study.run()["run_id"].nunique() == 2 * (1 + 8 + 1)
-    assert set(study.figures()) == {"rebound", "sweet", "kept", "bad_teachers"}
+    study = Study(a_profile(home, "tuning", distillation=[grid]), home)
+    assert study.run()["run_id"].nunique() == 2 * (1 + 8)
+    assert set(study.figures()) == {"rebound", "sweet", "kept"}
 
 
 def test_a_regulariser_is_a_method_of_its_own(home):

@@ -13,13 +13,14 @@ import pandas as pd
 from sdd_utils.analysis.choose import stopped, validation_images
 from sdd_utils.analysis.cost import spent
 from sdd_utils.analysis.curves import select, setting_name, vanilla_settings
-from sdd_utils.analysis.dip import NEGLIGIBLE, Dip, Estimate, curves_of, held_out_valleys, measure_dip
-from sdd_utils.analysis.methods import COMPARED
+from sdd_utils.analysis.dip import REMOVED, Dip, Estimate, curves_of, held_out_valleys, measure_dip
+from sdd_utils.analysis.methods import METHODS, Method
 from sdd_utils.datasets import DATASETS
 
 NOT_IN_THE_PAPER = "not in the paper"
 
-CLAIM_COLUMNS = ["claim", "statement", "paper", "measured", "ci_low", "ci_high", "n_seeds", "verdict", "evidence"]
+CLAIM_COLUMNS = ["claim", "statement", "paper", "measured", "ci_low", "ci_high", "n_seeds"]
+CLAIM_COLUMNS += ["p", "verdict", "evidence"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,7 @@ class Setting:
 
     def rows(self, method: str) -> pd.DataFrame:
         """The rows of one of the METHODS; may be empty."""
-        return COMPARED[method].rows(self.levels, self.arch, self.noise_rate)
+        return METHODS[method].rows(self.levels, self.arch, self.noise_rate)
 
     def dip_of(self, method: str) -> Dip:
         """The dip of one of the METHODS that has rows here."""
@@ -51,9 +52,9 @@ class Setting:
         return self.dip_of("vanilla")
 
     @property
-    def teachers(self) -> list[str]:
-        """The methods that have students here."""
-        return [name for name, method in COMPARED.items() if method.teacher and len(self.rows(name))]
+    def remedies(self) -> list[tuple[str, Method]]:
+        """The methods with rows here that are not pruning at some λ: distillation, early stopping, or both."""
+        return [(name, m) for name, m in METHODS.items() if m.is_remedy and len(self.rows(name))]
 
     @property
     def paper(self) -> str:
@@ -63,24 +64,33 @@ class Setting:
     @property
     def dips(self) -> str:
         """The verdict of C1."""
-        small = min(self.dip.depth.high, self.dip.rebound.high) < NEGLIGIBLE
-        return "holds" if self.dip.is_double_descent else "fails" if small else "inconclusive"
+        rebound = self.dip.rebound
+        return "holds" if self.dip.is_double_descent else "fails" if rebound.high <= 0 else "inconclusive"
+
+    @property
+    def margin(self) -> float:
+        """Points of remaining rebound below which a dip counts as avoided."""
+        return REMOVED * self.dip.rebound.value
 
     def if_any(self, verdict: str) -> str:
         """A verdict about a dip, where there may be one."""
         return "not applicable" if self.dips == "fails" else verdict
 
     def avoided(self, rebound: Estimate) -> str:
-        """Whether there is no dip any more, where vanilla has one."""
-        verdict = self.if_any(_no_dip(rebound))
-        return "inconclusive" if verdict == "holds" and self.dips != "holds" else verdict
+        """Whether there is no dip any more, where vanilla has one: by the interval, on which side of ``margin``."""
+        if self.dips != "holds":
+            return self.if_any("inconclusive")
+        return "holds" if rebound.high < self.margin else "fails" if rebound.low > self.margin else "inconclusive"
 
-    def row(self, statement: str, measured: Estimate, verdict: str, evidence: str, paper: str = "") -> dict:
+    def row(
+        self, statement: str, measured: Estimate, p: float, verdict: str, evidence: str, method: Method | None = None
+    ) -> dict:
         """One row of claims.csv, but for the claim's number."""
         statement = f"{self.prefix}{setting_name(self.arch, self.noise_rate)}: {statement}"
         numbers = {"measured": measured.value, "ci_low": measured.low, "ci_high": measured.high, "n_seeds": measured.n}
-        said = {"statement": statement, "paper": paper or self.paper}
-        return said | numbers | {"verdict": verdict, "evidence": evidence}
+        paper = self.paper if method is None or method.in_the_paper else NOT_IN_THE_PAPER
+        said = {"statement": statement, "paper": paper}
+        return said | numbers | {"p": p, "verdict": verdict, "evidence": evidence}
 
 
 Claim = Callable[[Setting], Iterator[dict]]
@@ -116,11 +126,12 @@ def claims_table(levels: pd.DataFrame) -> pd.DataFrame:
 def occurs(setting: Setting) -> Iterator[dict]:
     """**C1**, sparse double descent occurs. Measured: the rebound of the vanilla curve.
 
-    Holds if the 95 % intervals of the dip's depth and of the rebound both lie above 0 and the rebound is not below
-    NEGLIGIBLE; else fails if either interval lies below NEGLIGIBLE altogether; else inconclusive.
+    Holds if its 95 % interval lies above 0, fails if it does not reach above 0, else inconclusive. A fall before the
+    rise is part of the picture and not asked for: a network that has memorised all wrong labels has little to lose.
     """
-    statement = "accuracy falls and rises again as sparsity grows (rebound, points)"
-    yield setting.row(statement, setting.dip.rebound, setting.dips, "01_baseline")
+    statement = "accuracy rises again as sparsity grows (rebound, points)"
+    rebound = setting.dip.rebound
+    yield setting.row(statement, rebound, rebound.chance(above=0), setting.dips, "01_baseline")
 
 
 @claim("C2a")
@@ -135,7 +146,8 @@ def l2_smooths(setting: Setting) -> Iterator[dict]:
         gain = Estimate.of(setting.dip.rebounds - setting.dip_of("l2").rebounds)
         verdict = "holds" if gain.low > 0 else "fails" if gain.high < 0 else "inconclusive"
         statement = "the best λ makes the rebound smaller than the regular λ does (by, points)"
-        yield setting.row(statement, gain, setting.if_any(verdict), f"02_l2_sweep, λ = {best['weight_decay'].iat[0]:g}")
+        evidence = f"02_l2_sweep, λ = {best['weight_decay'].iat[0]:g}"
+        yield setting.row(statement, gain, gain.chance(above=0), setting.if_any(verdict), evidence)
 
 
 @claim("C2b")
@@ -146,58 +158,64 @@ def l2_avoids(setting: Setting) -> Iterator[dict]:
     """
     if len(best := setting.rows("l2")):
         rebound = setting.dip_of("l2").rebound
-        verdict, does = setting.avoided(rebound), "avoids"
+        verdict, does, p = setting.avoided(rebound), "avoids", rebound.chance(below=setting.margin)
         if setting.arch == "resnet18":
             verdict, does = {"holds": "fails", "fails": "holds"}.get(verdict, verdict), "does not avoid"
+            p = rebound.chance(above=setting.margin)
         statement = f"the best λ {does} the dip (remaining rebound, points)"
-        yield setting.row(statement, rebound, verdict, f"02_l2_sweep, λ = {best['weight_decay'].iat[0]:g}")
+        evidence = f"02_l2_sweep, λ = {best['weight_decay'].iat[0]:g}; margin {setting.margin:.2g}"
+        yield setting.row(statement, rebound, p, verdict, evidence)
 
 
 @claim("C3")
 def distillation_avoids(setting: Setting) -> Iterator[dict]:
-    """**C3**, a distilled student avoids the dip. Measured: the rebound of the student's curve.
+    """**C3**, a distilled student avoids the dip. Measured: the rebound of the student's curve; early stopping's too.
 
-    Not applicable where C1 fails, since there is no dip to avoid. Holds if C1 does and the 95 % interval lies below
-    NEGLIGIBLE; fails if the interval lies above 0 and the rebound is not below NEGLIGIBLE; else inconclusive. A student
+    Not applicable where C1 fails, since there is no dip to avoid, inconclusive where C1 is. Holds if the 95 % interval
+    lies below the margin, REMOVED of vanilla's rebound; fails if it lies above; else inconclusive. A student
     may still lose accuracy on the way down; a dip is what comes back.
     """
-    for teacher in setting.teachers:
-        rebound = setting.dip_of(teacher).rebound
-        statement = f"a student of the {teacher} teacher has no dip (remaining rebound, points)"
-        yield setting.row(statement, rebound, setting.avoided(rebound), "03_distillation")
+    yield from _remaining(setting, "{} has no dip (remaining rebound, points)")
+
+
+def _remaining(setting: Setting, statement: str) -> Iterator[dict]:
+    for name, method in setting.remedies:
+        rebound = setting.dip_of(name).rebound
+        p, evidence = rebound.chance(below=setting.margin), f"03_distillation, margin {setting.margin:.2g}"
+        yield setting.row(statement.format(method.subject), rebound, p, setting.avoided(rebound), evidence, method)
 
 
 @claim("C4")
 def distillation_gains(setting: Setting) -> Iterator[dict]:
-    """**C4**, distillation gains 10 points or more at high sparsity. Measured: student − vanilla, at vanilla's lowest.
+    """**C4**, distillation gains 10 points or more. Measured: student − vanilla, at vanilla's lowest.
 
-    Where vanilla is lowest comes, for each seed, from the other seeds' mean (level 0 if they show no dip). Not
-    applicable where C1 fails, since there is no such place. Holds if the 95 % interval lies at or above 10, fails if it
-    lies below 10, else inconclusive.
+    Where vanilla is lowest before it rises comes, for each seed, from the other half of the seeds (level 0 if they show
+    no rise). Not applicable where C1 fails, since there is no such place. Holds if the 95 % interval lies at or above
+    10, fails if it lies below 10, else inconclusive. Early stopping is measured alike.
     """
-    for teacher in setting.teachers:
-        own, other = curves_of(setting.plain), curves_of(setting.rows(teacher))
-        bottoms = [valley.bottom if valley else 0 for valley in held_out_valleys(own)]
+    own = curves_of(setting.plain)
+    bottoms = [valley.bottom if valley else 0 for valley in held_out_valleys(own)]
+    for name, method in setting.remedies:
+        other = curves_of(setting.rows(name))
         gain = Estimate.of([100 * (other[k, b] - own[k, b]) for k, b in enumerate(bottoms)])
-        verdict = "holds" if gain.low >= 10 else "fails" if gain.high < 10 else "inconclusive"
-        statement = f"the {teacher} teacher's student gains 10 points or more at the bottom of the dip (points)"
-        yield setting.row(statement, gain, setting.if_any(verdict), "03_distillation")
+        verdict = setting.if_any("holds" if gain.low >= 10 else "fails" if gain.high < 10 else "inconclusive")
+        statement = f"{method.subject} gains 10 points or more at the bottom of the dip (points)"
+        yield setting.row(statement, gain, gain.chance(above=10), verdict, "03_distillation", method)
 
 
 def _cost(setting: Setting, unit: str, cost: str) -> Iterator[dict]:
     """The rows of C5a or C5b; the rule is in ``costs_fewer_flops``."""
     by_seed = select(setting.ends, [(setting.arch, setting.noise_rate)]).set_index("seed").sort_index()
     plain = by_seed[(by_seed["pipeline"] == "vanilla") & (by_seed["rule"] == "full sweep")]
-    for teacher in setting.teachers:
-        no_dip = _no_dip(setting.dip_of(teacher).rebound)
+    for name, method in setting.remedies:
+        no_dip = setting.avoided(setting.dip_of(name).rebound)
         rules = {"holds": ["first drop"], "fails": ["full sweep"]}.get(no_dip, ["first drop", "full sweep"])
-        students = by_seed[by_seed["pipeline"] == teacher]
-        found = [_costs_less(students[students["rule"] == rule], plain, cost) for rule in rules]
-        share, verdicts = found[0][0], {verdict for _, verdict in found}
+        mine = by_seed[by_seed["pipeline"] == name]
+        found = [_costs_less(mine[mine["rule"] == rule], plain, cost) for rule in rules]
+        (share, p), verdicts = found[0][0], {verdict for _, verdict in found}
         verdict = verdicts.pop() if len(verdicts) == 1 else "inconclusive"
-        statement = f"{unit} of distilling from the {teacher} teacher, its cost included, as a share of vanilla's"
-        paper = "less" if setting.paper == "yes" else setting.paper
-        yield setting.row(statement, share, verdict, f"04_cost, {rules[0]}", paper)
+        statement = f"{unit} of {method.subject}, what it needs included, as a share of vanilla's"
+        yield setting.row(statement, share, p, verdict, f"04_cost, {rules[0]}", method)
 
 
 @claim("C5a")
@@ -205,11 +223,11 @@ def costs_fewer_flops(setting: Setting) -> Iterator[dict]:
     """**C5a**, distillation costs fewer FLOPs. Measured: its cost as a share of vanilla's.
 
     Each way is charged until it is known what comes out of it. Vanilla has to be pruned to the end, since its curve may
-    come back after a drop. A student whose curve does not come back (its rebound's interval lies below NEGLIGIBLE) may
-    stop at the first significant drop of validation accuracy, two standard errors below the best so far; one whose
-    curve does has to be pruned to the end as well; where it is open which, the first drop is shown, and the verdict
-    given that both have in common. A student is charged for its teacher: a dense network, or a vanilla curve, all of
-    it, to choose the sparse teacher from. All take the sparsest network within one standard error of the best. FLOPs
+    come back after a drop. A student whose dip is avoided (C3) may stop at the first significant drop of validation
+    accuracy, two standard errors below the best so far; one whose dip is not has to be pruned to the end as well; where
+    it is open which, the first drop is shown, and the verdict given that both have in common. A student is charged for
+    its teacher: a dense network, or a vanilla curve, all of it, to choose the sparse teacher from. Early stopping is
+    judged alike. All take the sparsest network within one standard error of the best. FLOPs
     count pruned weights as if they were there. The mean share is a geometric one, so that it does not matter which of
     the two costs is divided by which.
 
@@ -234,31 +252,32 @@ def human_noise_too(setting: Setting) -> Iterator[dict]:
     """
     if setting.plain["noise_kind"].iat[0] != "human":
         return
-    for teacher in setting.teachers:
-        rebound = setting.dip_of(teacher).rebound
-        verdict = "fails" if setting.dips == "fails" else setting.avoided(rebound)
-        statement = (
-            f"under human label noise too, a dip that a student of the {teacher} teacher has not (rebound, points)"
-        )
-        paper = "" if setting.plain["dataset"].iat[0] == "cifar100n" else NOT_IN_THE_PAPER
-        yield setting.row(statement, rebound, verdict, "03_distillation", paper)
+    verdict_of = "under human label noise too, {} has no dip (rebound, points)"
+    for row in _remaining(setting, verdict_of):
+        fails = {"verdict": "fails"} if setting.dips == "fails" else {}
+        paper = {} if setting.plain["dataset"].iat[0] == "cifar100n" else {"paper": NOT_IN_THE_PAPER}
+        yield row | fails | paper
 
 
-def _no_dip(rebound: Estimate) -> str:
-    if rebound.high < NEGLIGIBLE:
-        return "holds"
-    return "fails" if rebound.low > 0 and rebound.value >= NEGLIGIBLE else "inconclusive"
-
-
-def _costs_less(students: pd.DataFrame, plain: pd.DataFrame, cost: str) -> tuple[Estimate, str]:
-    """The share of ``plain``'s cost, and the verdict; both tables have one row a seed."""
-    share = _geometric(students[cost] / plain[cost])
-    accuracy = Estimate.of(students["test_acc"] - plain["test_acc"])
-    size = _geometric(students["remaining_params"] / plain["remaining_params"])
+def _costs_less(mine: pd.DataFrame, plain: pd.DataFrame, cost: str) -> tuple[tuple[Estimate, float], str]:
+    """The share of ``plain``'s cost with its p, and the verdict; both tables have one row a seed."""
+    share, p = _geometric(mine[cost] / plain[cost])
+    accuracy = Estimate.of(mine["test_acc"] - plain["test_acc"])
+    size, _ = _geometric(mine["remaining_params"] / plain["remaining_params"])
     worse = (accuracy.high < 0 and not size.high < 1) or (size.low > 1 and not accuracy.low > 0)
-    return share, "fails" if worse or share.low > 1 else "holds" if share.high < 1 else "inconclusive"
+    return (share, p), "fails" if worse or share.low > 1 else "holds" if share.high < 1 else "inconclusive"
 
 
-def _geometric(ratios: pd.Series) -> Estimate:
+def _geometric(ratios: pd.Series) -> tuple[Estimate, float]:
     log = Estimate.of(np.log(ratios))
-    return Estimate(*np.exp([log.value, log.low, log.high]).tolist(), log.n)
+    return Estimate(*np.exp([log.value, log.low, log.high]).tolist(), log.n), log.chance(below=0)
+
+
+def holm(claims: pd.DataFrame, level: float = 0.025) -> int:
+    """How many verdicts «holds» remain when each row's p is corrected for the number of rows (Holm, 1979).
+
+    ``level`` is one-sided, that of a 95 % interval; of rows that are all just false, this share would hold by chance.
+    """
+    judged = claims[claims["verdict"] != "not applicable"].sort_values("p")
+    passed = (judged["p"] <= level / np.arange(len(judged), 0, -1)).cummin()
+    return int((passed & (judged["verdict"] == "holds")).sum())

@@ -16,7 +16,7 @@ def compare(local: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
     lies where one more seed of the reference's would in 95 % of cases (mean ± t·s·√(1 + 1/n)). ``different``: neither.
     ``largest`` is the largest distance from the reference's run, or from its seeds' mean where it lacks this seed.
     """
-    setting = ["dataset", "arch", "noise_kind", "noise_rate", "weight_decay"]
+    setting = ["dataset", "arch", "noise_kind", "noise_rate", "method", "weight_decay"]
     setting += ["teacher", "teacher_arch", "temperature", "alpha"]
     seeds = reference.groupby([*setting, "level"], dropna=False)["test_acc"].agg(["mean", "std", "count"]).reset_index()
     rows = []

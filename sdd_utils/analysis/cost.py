@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from sdd_utils.analysis.curves import at_weight_decay, of_method, vanilla_settings, weight_decays
-from sdd_utils.analysis.methods import COMPARED, METHODS
+from sdd_utils.analysis.methods import METHODS
 from sdd_utils.distillation import TEACHERS
 
 COSTS = ["train_flops", "train_flops_sparse", "seconds", "energy_kwh", "emissions_kg"]  # they add up over levels
@@ -29,8 +29,7 @@ def spent(levels: pd.DataFrame, charge: Charge = "full") -> pd.DataFrame:
     tables = []
     for arch, rate in vanilla_settings(levels):
         for name, method in METHODS.items():
-            rows = method.rows(levels, arch, rate) if method.compared else levels[:0]
-            if len(rows):
+            if len(rows := method.rows(levels, arch, rate)):
                 tables.append(_spent(rows, name, _before(levels, rows, name, charge)))
     return pd.concat(tables, ignore_index=True)
 
@@ -56,12 +55,34 @@ def teaching(levels: pd.DataFrame, students: pd.DataFrame, charge: Charge) -> pd
     if charge == "full":
         return _by_seed(curve)
     same = (levels["teacher_arch"] == arch) & (levels["noise_rate"] == rate) & (levels["level"] == 0)
-    alike = [m.teacher for m in COMPARED.values() if m.teacher and TEACHERS[m.teacher].of == TEACHERS[rule].of]
+    alike = list({m.teacher for m in METHODS.values() if m.teacher and TEACHERS[m.teacher].of == TEACHERS[rule].of})
     sharing = levels[same].groupby(["seed", "teacher"]).size().unstack(fill_value=0)
     sharing = sharing.reindex(index=curve["seed"], columns=alike, fill_value=0)
     always = sharing[[name for name in alike if TEACHERS[name].is_pruned]].sum(axis=1)
     number = np.where(curve["level"] == 0, sharing.sum(axis=1), always)
     return _by_seed(curve.assign(**{cost: curve[cost] / number for cost in COSTS}))
+
+
+def beside_vanilla(table: pd.DataFrame, cost: str = "train_flops") -> pd.DataFrame:
+    """What each way costs to be as sparse, and as accurate, as vanilla's most accurate pruned network (by validation).
+
+    ``table`` is ``spent``'s. One row a (arch, noise_rate, pipeline), means over seeds. ``sparsity`` (%) is that
+    network's; ``cost`` what the way spends up to there, as a share of what vanilla does, and ``gain`` its test accuracy
+    over vanilla's there (points); ``first cost`` and ``first sparsity`` are of its first pruned level on test at least
+    as accurate, nan if there is none. No way is charged for seeing further than that.
+    """
+    rows = []
+    for (arch, rate), part in table.groupby(["arch", "noise_rate"], sort=False):
+        ways = part.groupby(["pipeline", "level"], sort=False)[["sparsity", "val_acc", "test_acc", cost]].mean()
+        best = ways.loc["vanilla", "val_acc"].iloc[1:].idxmax()
+        goal = ways.loc["vanilla", best]
+        for name in part["pipeline"].unique():
+            way = ways.loc[name]
+            first = way[(way.index > 0) & (way["test_acc"] >= goal["test_acc"])].reindex([*way.index]).bfill().iloc[0]
+            row = {"arch": arch, "noise_rate": rate, "pipeline": name, "sparsity": 100 * goal["sparsity"]}
+            row |= {"cost": way[cost][best] / goal[cost], "gain": 100 * (way["test_acc"][best] - goal["test_acc"])}
+            rows.append(row | {"first cost": first[cost] / goal[cost], "first sparsity": 100 * first["sparsity"]})
+    return pd.DataFrame(rows)
 
 
 def front(table: pd.DataFrame, cost: str, accuracy: str) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from sdd_utils.distillation import select_level
+from sdd_utils.distillation import TEACHERS, select_level
 from sdd_utils.models import ARCHITECTURES, label_of
 
 
@@ -53,10 +53,9 @@ def of_method(levels: pd.DataFrame, arch: str, noise_rate: float, method: str) -
 vanilla = partial(of_method, method="vanilla")  # at the regular λ without a teacher
 
 
-def student(levels: pd.DataFrame, arch: str, noise_rate: float, teacher: str) -> pd.DataFrame:
-    """Rows distilled to the end from a teacher that a rule of ``distillation.TEACHERS`` names; may be empty."""
-    rows = levels[(levels["teacher"] == teacher) & (levels["method"] == "kd")]
-    return select(rows, [(arch, noise_rate)])
+def student(levels: pd.DataFrame, arch: str, noise_rate: float, teacher: str, method: str = "kd") -> pd.DataFrame:
+    """Rows distilled from a teacher that a rule of ``distillation.TEACHERS`` names; may be empty."""
+    return of_method(levels[levels["teacher"] == teacher], arch, noise_rate, method)
 
 
 def at_weight_decay(levels: pd.DataFrame, arch: str, noise_rate: float, weight_decay: float) -> pd.DataFrame:
@@ -97,12 +96,10 @@ def regular_weight_decay(levels: pd.DataFrame, arch: str) -> float:
 def teachers(levels: pd.DataFrame, selection: str = "validation") -> pd.DataFrame:
     """The levels that teach, one row a (arch, noise_rate, seed, rule); ``selection`` is what picked the sparse ones."""
     rows = []
-    students = levels[levels["method"] == "kd"]
-    settings = zip(students["teacher_arch"], students["noise_rate"], strict=True)
-    plain = select(levels[levels["method"] == "vanilla"], settings)
-    for (arch, rate, seed), curve in plain.groupby(["arch", "noise_rate", "seed"]):
-        for rule in ("sparse", "dense"):
+    students = levels.loc[levels["method"] == "kd", ["teacher_arch", "noise_rate", "teacher"]].drop_duplicates()
+    for arch, rate, rule in students.sort_values([*students.columns]).itertuples(index=False):
+        for seed, curve in of_method(levels, arch, rate, TEACHERS[rule].of).groupby("seed"):
             level = curve[curve["level"] == select_level(curve, rule, selection)].iloc[0]
             row = {"arch": arch, "noise_rate": rate, "seed": seed, "rule": rule}
-            rows.append(row | level[["level", "sparsity", "test_acc", "memorised"]].to_dict())
+            rows.append(row | level[["level", "sparsity", "best_epoch", "test_acc", "memorised"]].to_dict())
     return pd.DataFrame(rows)

@@ -20,9 +20,15 @@ class Method:
     label: str
     colour: str
     rows: Callable[[pd.DataFrame, str, float], pd.DataFrame]
+    subject: str = ""  # of a remedy, how claims call it
     teacher: str | None = None  # the rule that picks its teacher
     beside_vanilla: bool = True  # whether the figures of vanilla beside its students show it
-    compared: bool = True  # whether its cost is counted, and it is among what can be chosen
+    in_the_paper: bool = True
+
+    @property
+    def is_remedy(self) -> bool:
+        """Whether it is more than pruning at some λ."""
+        return bool(self.subject)
 
 
 def optimal(levels: pd.DataFrame, arch: str, noise_rate: float) -> pd.DataFrame:
@@ -32,21 +38,23 @@ def optimal(levels: pd.DataFrame, arch: str, noise_rate: float) -> pd.DataFrame:
     return at_weight_decay(levels, arch, noise_rate, optimal_weight_decay(levels, arch, noise_rate))
 
 
-def distilled(rule: str, colour: str, **shown: bool) -> Method:
+def distilled(rule: str, colour: str, method: str = "kd", **facts: bool) -> Method:
     """The students of the teachers that a rule picks."""
-    return Method(f"{rule.replace('_', '-')} teacher", colour, partial(student, teacher=rule), rule, **shown)
+    name = rule.replace("_", "-")
+    label, subject = f"{name} teacher", f"a student of the {name} teacher"
+    if method == "kd-early":
+        label, subject = f"{label} and student", subject.replace("a student", "an early-stopped student")
+    return Method(label, colour, partial(student, teacher=rule, method=method), subject, rule, **facts)
 
 
-STUDIED_ALONE = {"beside_vanilla": False, "compared": False}
+OURS = {"in_the_paper": False}
 
 METHODS = {
     "vanilla": Method("vanilla", "0.25", vanilla),
     "l2": Method("optimal λ", GREEN, optimal, beside_vanilla=False),
     "sparse": distilled("sparse", BLUE),
     "dense": distilled("dense", ORANGE),
-    "early_stopped": distilled("early_stopped", SKY),
-    "early": Method("early stopping", BROWN, partial(of_method, method="early")),
-    "critical": distilled("critical", PURPLE, **STUDIED_ALONE),
+    "early_stopped": distilled("early_stopped", SKY, **OURS),
+    "early": Method("early stopping", BROWN, partial(of_method, method="early"), "early stopping", **OURS),
+    "kd-early": distilled("early_stopped", RED, "kd-early", beside_vanilla=False, **OURS),
 }
-
-COMPARED = {name: method for name, method in METHODS.items() if method.compared}

@@ -10,15 +10,14 @@ SETTING = ["arch", "noise_rate", "teacher"]
 
 
 def grid(levels: pd.DataFrame) -> pd.DataFrame:
-    """One row a (arch, noise_rate, teacher, temperature, alpha): the students of sparse and dense teachers.
+    """One row a (arch, noise_rate, teacher, temperature, alpha): of its students.
 
     ``val`` is validation accuracy (%), mean over seeds and levels; ``rebound``, ``low``, ``high`` the dip's rebound in
     points and its 95 % interval; ``sweet`` test accuracy (%) at the level of the same seed's sparse teacher; ``kept``
     the highest sparsity (%) at which the mean curve is within one point of its best.
     """
     rows = []
-    students = levels[levels["teacher"].isin(["sparse", "dense"])]
-    for key, part in students.groupby([*SETTING, "temperature", "alpha"]):
+    for key, part in levels[levels["method"] == "kd"].groupby([*SETTING, "temperature", "alpha"]):
         curves = curves_of(part)
         rebound = measure_dip(curves).rebound
         mean, sparsity = curves.mean(axis=0), part.groupby("level")["sparsity"].first().to_numpy()

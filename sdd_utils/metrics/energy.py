@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from functools import cache
 
 from sdd_utils.errors import ConfigError
@@ -25,9 +26,10 @@ def check_country() -> None:
 class EnergyMeter:
     """codecarbon's offline tracker, read once a level.
 
-    ``source`` is ``measured`` (by power counters), ``estimated from TDP`` (the processor's design power and this
-    process's share of its time), ``GPU measured, processor estimated from TDP``, or ``not measured`` and why. Of the
-    GPUs it reads the one that ``device`` means. Memory is always codecarbon's estimate, 10 W or more a process.
+    ``source`` is ``measured`` (by power counters), ``estimated from TDP`` (design power times this process's time on
+    the processor, so that it does not matter what else runs), ``GPU measured, processor estimated from TDP``, or ``not
+    measured`` and why. Of the GPUs it reads the one that ``device`` means. Memory is always codecarbon's estimate, 10 W
+    or more a process.
     """
 
     def __init__(self, device: str = "cpu", at_a_time: int = 1, on_one_gpu: int = 1):
@@ -60,6 +62,7 @@ class EnergyMeter:
         """Begin to measure what is called ``name``."""
         if self.tracker:
             self._try(lambda: self.tracker.start_task(name))
+            self.began = time.process_time()
 
     def stop(self) -> dict:
         """codecarbon's record since ``start``, and ``energy_source``; the latter alone when it could not measure.
@@ -77,7 +80,10 @@ class EnergyMeter:
         counted = any(name in str(part) for part in self.tracker._hardware for name in COUNTERS)
         total = own = record["energy_consumed"]
         own -= record["gpu_energy"] * (1 - 1 / self.on_one_gpu)
-        own -= (record["cpu_energy"] if counted else 0.0) * (1 - 1 / self.at_a_time)
+        if counted:
+            own -= record["cpu_energy"] * (1 - 1 / self.at_a_time)
+        else:  # memory too by this process's time on the processor, lest a run costs more for others beside it
+            own -= record["ram_energy"] * (1 - min((time.process_time() - self.began) / record["duration"], 1))
         self.source = "measured" if counted else "estimated from TDP"
         if record["gpu_energy"] and not counted:
             self.source = "GPU measured, processor estimated from TDP"

@@ -2,4 +2,4 @@
 
 from sdd_utils.plots.figures import baseline, cure, distillation, frontier, l2_sweep, tour, weights
 from sdd_utils.plots.panels import use_style
-from sdd_utils.plots.tuning import bad_teachers, heat_map
+from sdd_utils.plots.tuning import heat_map

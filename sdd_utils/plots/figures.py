@@ -4,13 +4,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sdd_utils.analysis import curves
 from sdd_utils.analysis.cost import COSTS, MEASURED, front, spent
 from sdd_utils.analysis.curves import setting_name
-from sdd_utils.analysis.methods import BLUE, COMPARED, GREEN, METHODS, ORANGE, RED
+from sdd_utils.analysis.methods import BLUE, GREEN, METHODS, ORANGE, RED
+from sdd_utils.analysis.words import share
 from sdd_utils.models import label_of
 from sdd_utils.plots import panels
 from sdd_utils.plots.panels import COLUMN, Lines, draw_curves, draw_panels
@@ -20,30 +22,48 @@ from sdd_utils.tables import WEIGHT_BIN, WEIGHT_BINS
 def tour(levels: pd.DataFrame, arch: str, noise_rate: float) -> Figure:
     """The phenomenon on one curve: test accuracy above, and below it how training examples are fitted."""
     rows = curves.vanilla(levels, arch, noise_rate)
-    fig, (top, below) = plt.subplots(2, 1, figsize=(COLUMN * 1.25, 4.2), sharex=True, height_ratios=[3, 2])
-    for ax, names in ((top, True), (below, False)):
-        panels.shade_phases(ax, rows, names)
+    fig, top, below = _over_the_training_set(rows)
     draw_curves(top, rows, color="0.15", marker="o", markersize=3)
-    top.set(ylabel="test accuracy (%)")
-    panels.clip(top)
     draw_curves(below, rows, "clean_fit", color=GREEN, label="right labels fitted")
     if rows["memorised"].notna().all():  # without noise there is nothing to memorise
         draw_curves(below, rows, "memorised", color=RED, label="wrong labels memorised")
-    below.set(ylabel="training examples (%)", ylim=(-3, 103))
+    below.set_ylabel("training examples (%)")
     below.legend(loc="lower center", fontsize=7)
-    panels.sparsity_axis(below)
-    top.set_xlabel("")
-    return fig
+    return _finished(fig, top, below)
 
 
 def cure(levels: pd.DataFrame, arch: str, noise_rate: float) -> Figure:
-    """The dip and what removes it: vanilla pruning, its phases behind it, beside its two students."""
-    setting = (arch, noise_rate)
-    return draw_panels({setting_name(*setting): _methods(levels, *setting)}, phases_of=METHODS["vanilla"].label)
+    """The dip and what removes it: vanilla pruning, its phases behind it, beside its students and early stopping; below
+    it the share of the wrong labels that each network has memorised."""
+    fig, top, below = _over_the_training_set(curves.vanilla(levels, arch, noise_rate))
+    for label, rows, colour in _methods(levels, arch, noise_rate):
+        draw_curves(top, rows, color=colour, label=label)
+        if rows["memorised"].notna().all():
+            draw_curves(below, rows, "memorised", color=colour)
+    below.set_ylabel("memorised (%)")
+    top.legend(loc="lower left", fontsize=7)
+    panels.make_room([top])
+    return _finished(fig, top, below)
+
+
+def _over_the_training_set(plain: pd.DataFrame) -> tuple[Figure, Axes, Axes]:
+    """An upper and a lower panel with the phases of one setting's vanilla curves behind both."""
+    fig, (top, below) = plt.subplots(2, 1, figsize=(COLUMN * 1.25, 4.2), sharex=True, height_ratios=[3, 2])
+    panels.shade_phases(top, plain)
+    panels.shade_phases(below, plain, names=False)
+    return fig, top, below
+
+
+def _finished(fig: Figure, top: Axes, below: Axes) -> Figure:
+    panels.sparsity_axis(below if below.lines else top)
+    top.set(xlabel="" if below.lines else "remaining weights (%)", ylabel="test accuracy (%)")
+    panels.clip(top)
+    below.set_ylim(-3, 103)
+    return fig
 
 
 def baseline(levels: pd.DataFrame) -> Figure:
-    """Vanilla curves: one panel an architecture, one line a noise rate."""
+    """Vanilla curves: one panel an architecture, one line a noise rate; triangles at the foot and the top of a rise."""
     plain = levels[levels["method"] == "vanilla"]
 
     def lines(arch: str) -> Lines:
@@ -52,7 +72,7 @@ def baseline(levels: pd.DataFrame) -> Figure:
         shades = zip(rates, sns.color_palette("viridis", len(rates)), strict=True)
         return [(f"ε = {rate:g}", rows[rows["noise_rate"] == rate], colour) for rate, colour in shades]
 
-    return draw_panels({label_of(arch): lines(arch) for arch in curves.architectures(plain)})
+    return draw_panels({label_of(arch): lines(arch) for arch in curves.architectures(plain)}, marked=True)
 
 
 def l2_sweep(levels: pd.DataFrame) -> Figure:
@@ -73,11 +93,11 @@ def distillation(levels: pd.DataFrame) -> Figure:
     return draw_panels({setting_name(*s): _methods(levels, *s) for s in settings}, phases_of=METHODS["vanilla"].label)
 
 
-def frontier(levels: pd.DataFrame, remaining: float = 10.0) -> Figure:
-    """Test accuracy against all energy spent (FLOPs where it was not measured), for networks that are pruned enough.
+def frontier(levels: pd.DataFrame) -> Figure:
+    """Test accuracy against all energy spent (FLOPs where it was not measured).
 
-    One panel for each (architecture, ε) with students, one point a (way to prune, level) with at most ``remaining`` %
-    of the weights left, means over seeds; the line joins those that no other point beats in both.
+    One panel for each (architecture, ε) with students, one point a (way to prune, level), means over seeds, smaller the
+    fewer weights are left, and that nearest to 1 % labelled; the line joins those that none beats in both.
     """
     settings = curves.distilled_settings(levels)
     if not settings:
@@ -85,7 +105,6 @@ def frontier(levels: pd.DataFrame, remaining: float = 10.0) -> Figure:
     table = spent(levels)
     cost = "train_flops" if table["energy_kwh"].isna().any() else "energy_kwh"
     points = table.groupby(["arch", "noise_rate", "pipeline", "level"], as_index=False)[MEASURED + COSTS].mean()
-    points = points[points["sparsity"] >= 1 - remaining / 100]
     factor, unit = (1, "FLOPs") if cost == "train_flops" else (1, "kWh") if points[cost].max() > 0.1 else (1000, "Wh")
     points = points.assign(spent=factor * points[cost], percent=100 * points["test_acc"])
     fig, axes = panels.panel_grid(len(settings))
@@ -93,9 +112,13 @@ def frontier(levels: pd.DataFrame, remaining: float = 10.0) -> Figure:
         mine = curves.select(points, [setting])
         best = front(mine, "spent", "percent")
         ax.plot(best["spent"], best["percent"], color="0.6", lw=1, zorder=1)
-        for name, method in COMPARED.items():
+        for name, method in METHODS.items():
             if len(rows := mine[mine["pipeline"] == name]):
-                ax.scatter(rows["spent"], rows["percent"], s=9, color=method.colour, label=method.label, lw=0)
+                size = 4 + 16 * (1 - rows["sparsity"])
+                ax.scatter(rows["spent"], rows["percent"], s=size, color=method.colour, label=method.label, lw=0)
+                one = rows.loc[np.log(1 - rows["sparsity"]).sub(np.log(0.01)).abs().idxmin()]
+                style = {"textcoords": "offset points", "fontsize": 6, "color": method.colour}
+                ax.annotate(f"{share(100 - 100 * one['sparsity'])} %", (one["spent"], one["percent"]), (1, 4), **style)
         ax.set_title(setting_name(*setting), fontsize=9)
         ax.set(xscale="log", xlabel=f"spent on training ({unit})")
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -104,14 +127,14 @@ def frontier(levels: pd.DataFrame, remaining: float = 10.0) -> Figure:
     for line in axes:
         line[0].set_ylabel("test accuracy (%)")
     ways = {way: dots for ax in axes.flat for dots, way in zip(*ax.get_legend_handles_labels(), strict=True)}
-    order = [method.label for method in COMPARED.values() if method.label in ways]
+    order = [method.label for method in METHODS.values() if method.label in ways]
     # Outside: dots may lie anywhere in a panel.
     fig.legend([ways[way] for way in order], order, loc="outside lower center", ncols=4, fontsize=7, handletextpad=0)
     return fig
 
 
-def weights(histograms: pd.DataFrame, remaining: tuple[float, ...] = (50, 5, 1)) -> Figure:
-    """Density of the surviving weights at the smallest and the largest λ, one row an architecture.
+def weights(histograms: pd.DataFrame, remaining: tuple[float, ...] = (50, 10, 3)) -> Figure:
+    """Density of the surviving weights at the two smallest λ (of a ViT the paper's pair), one row an architecture.
 
     Columns are the levels whose share of remaining weights is closest to each of ``remaining`` (%). Of several noise
     rates the first is shown. The outermost bins, which hold all that lies beyond, count and are not drawn.
@@ -125,10 +148,10 @@ def weights(histograms: pd.DataFrame, remaining: tuple[float, ...] = (50, 5, 1))
     for arch, row in zip(archs, axes, strict=True):
         by_rate = histograms[histograms["arch"] == arch].groupby("noise_rate")
         rows = next(group for _, group in by_rate if group["weight_decay"].nunique() > 1)
-        for share, ax in zip(remaining, row, strict=True):
-            level = (np.log(100 * (1 - rows["sparsity"])) - np.log(share)).abs().idxmin()
+        for percent, ax in zip(remaining, row, strict=True):
+            level = (np.log(100 * (1 - rows["sparsity"])) - np.log(percent)).abs().idxmin()
             at = rows[rows["level"] == rows.loc[level, "level"]]
-            for decay, colour in ((at["weight_decay"].min(), BLUE), (at["weight_decay"].max(), ORANGE)):
+            for decay, colour in zip(sorted(at["weight_decay"].unique()), (BLUE, ORANGE), strict=False):
                 histogram = at[at["weight_decay"] == decay].sort_values("bin")
                 density = histogram["count"] / histogram["count"].sum() / WEIGHT_BIN
                 centre = histogram["bin"] + WEIGHT_BIN / 2
@@ -146,16 +169,20 @@ def weights(histograms: pd.DataFrame, remaining: tuple[float, ...] = (50, 5, 1))
 
 
 def all_figures(levels: pd.DataFrame, histograms: pd.DataFrame, shown: dict) -> dict[str, Figure]:
-    """Every figure of one dataset's curves, by name; ``shown`` is the setting of the first two."""
-    return {
+    """Every figure of one dataset's curves, by name; ``shown`` is the setting of the first two.
+
+    No ``distillation`` where ``cure`` shows the one setting that it would.
+    """
+    drawn = {
         "tour": tour(levels, **shown),
         "cure": cure(levels, **shown),
         "baseline": baseline(levels),
         "l2_sweep": l2_sweep(levels),
         "weights": weights(histograms),
-        "distillation": distillation(levels),
         "frontier": frontier(levels),
     }
+    one = [(shown["arch"], shown["noise_rate"])] == curves.distilled_settings(levels)
+    return drawn if one else drawn | {"distillation": distillation(levels)}
 
 
 def _methods(levels: pd.DataFrame, arch: str, rate: float) -> Lines:

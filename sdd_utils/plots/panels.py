@@ -30,8 +30,22 @@ def draw_curves(ax: Axes, rows: pd.DataFrame, column: str = "test_acc", **style)
     """Mean over seeds of ``column`` (a share, drawn in %) against the share of remaining weights, with its band."""
     curves_of(rows)  # raises where the rows are not one setting's, whose mean would be drawn as if it were
     data = rows.assign(remaining=100 * (1 - rows["sparsity"]), percent=100 * rows[column])
-    band = {"errorbar": lambda values: ((mean := Estimate.of(values)).low, mean.high), "err_kws": {"lw": 0}}
-    sns.lineplot(data, x="remaining", y="percent", ax=ax, **band, **style)
+    sns.lineplot(data, x="remaining", y="percent", ax=ax, errorbar=_interval, err_kws={"lw": 0, "alpha": 0.15}, **style)
+
+
+def _interval(percents: pd.Series) -> tuple[float, float]:
+    """The 95 % interval, as far as it is possible: that of a few seeds can reach beyond."""
+    mean = Estimate.of(percents)
+    return max(mean.low, 0), min(mean.high, 100)
+
+
+def mark_dip(ax: Axes, rows: pd.DataFrame, colour: object) -> None:
+    """A triangle at the foot of a rise that is sure, and one at its top."""
+    dip, percent = measure_dip(curves_of(rows)), 100 * rows.groupby("level")[["test_acc", "sparsity"]].mean()
+    if dip.is_double_descent and dip.valley:
+        for level, marker in ((dip.valley.bottom, "v"), (dip.valley.sweet, "^")):
+            point = percent.loc[level]
+            ax.scatter(100 - point["sparsity"], point["test_acc"], 36, [colour], marker, edgecolors="w", zorder=3)
 
 
 def sparsity_axis(ax: Axes) -> None:
@@ -66,23 +80,28 @@ def lines_of(methods: Iterable[Method], levels: pd.DataFrame, arch: str, noise_r
     return [line for line in lines if len(line[1])]
 
 
-def draw_panels(panels: dict[str, Lines], phases_of: str | None = None, columns: int = 3) -> Figure:
-    """A grid of panels by title with one accuracy axis; the phases of the line ``phases_of`` colour the background."""
+def draw_panels(panels: dict[str, Lines], phases_of: str | None = None, marked: bool = False) -> Figure:
+    """A grid of panels by title with one accuracy axis; the phases of the line ``phases_of`` colour the background.
+
+    ``marked``: whether dips are.
+    """
     if not panels:
         return nothing()
-    fig, axes = panel_grid(len(panels), columns)
+    fig, axes = panel_grid(len(panels))
     for ax, (title, curves) in zip(axes.flat, panels.items(), strict=False):
         for label, rows, colour in curves:
             if label == phases_of:
                 shade_phases(ax, rows, names=len(panels) == 1)
             draw_curves(ax, rows, color=colour, label=label)
+            if marked:
+                mark_dip(ax, rows, colour)
         ax.set_title(title, fontsize=9, pad=14 if len(panels) == 1 else None)
         ax.legend(loc="lower left", fontsize=7)
         sparsity_axis(ax)
     for line in axes:
         line[0].set_ylabel("test accuracy (%)")
     clip(axes[0, 0])
-    _make_room(axes.flat[: len(panels)])
+    make_room(axes.flat[: len(panels)])
     return fig
 
 
@@ -103,7 +122,7 @@ def clip(ax: Axes) -> None:
     ax.set_ylim(max(low, 0), min(high, 102))
 
 
-def _make_room(axes: np.ndarray) -> None:
+def make_room(axes: np.ndarray | list[Axes]) -> None:
     """Lower the accuracy axis, to 0 at most, until the legends at its lower left lie below the curves."""
     low, high = axes[0].get_ylim()
     for ax in axes:

@@ -6,9 +6,9 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from sdd_utils.analysis import tuning
-from sdd_utils.analysis.curves import select, setting_name
+from sdd_utils.analysis.curves import setting_name
 from sdd_utils.analysis.methods import METHODS
-from sdd_utils.plots.panels import COLUMN, draw_panels, lines_of
+from sdd_utils.plots.panels import COLUMN
 
 HEAT_MAPS = {
     "rebound": "rebound left (points)",
@@ -20,7 +20,7 @@ HEAT_MAPS = {
 def heat_map(table: pd.DataFrame, column: str) -> Figure:
     """One of HEAT_MAPS over τ and α: a row a teacher, a column an (architecture, ε), one colour scale for all."""
     settings = list(dict.fromkeys(zip(table["arch"], table["noise_rate"], strict=True)))
-    teachers = [rule for rule, method in METHODS.items() if method.compared and rule in set(table["teacher"])]
+    teachers = [rule for rule in METHODS if rule in set(table["teacher"])]
     size = (COLUMN * 2, 1.7 * len(teachers) + 0.4)
     fig, axes = plt.subplots(len(teachers), len(settings), figsize=size, sharex=True, sharey=True, squeeze=False)
     limits = {"vmin": table[column].min(), "vmax": table[column].max()}
@@ -41,23 +41,7 @@ def heat_map(table: pd.DataFrame, column: str) -> Figure:
     return fig
 
 
-def bad_teachers(levels: pd.DataFrame) -> Figure:
-    """Students of good and of bad teachers at the τ and α that all of them have, and vanilla with its phases."""
-    bad = levels[levels["teacher"].isin([name for name, method in METHODS.items() if not method.compared])]
-    by_setting = bad.groupby(["arch", "noise_rate"])
-    shared = {setting: part[["temperature", "alpha"]].min() for setting, part in by_setting}
-
-    def lines(setting: tuple[str, float]) -> list:
-        here = select(levels, [setting])
-        here = here[(here[["temperature", "alpha"]] == shared[setting]).all(axis=1)]
-        students = (method for method in METHODS.values() if method.teacher)
-        return lines_of([METHODS["vanilla"]], levels, *setting) + lines_of(students, here, *setting)
-
-    panels = {setting_name(*setting): lines(setting) for setting in shared}
-    return draw_panels(panels, METHODS["vanilla"].label, columns=2)
-
-
 def figures(levels: pd.DataFrame) -> dict[str, Figure]:
     """All figures of the study, by name."""
     table = tuning.grid(levels)
-    return {column: heat_map(table, column) for column in HEAT_MAPS} | {"bad_teachers": bad_teachers(levels)}
+    return {column: heat_map(table, column) for column in HEAT_MAPS}

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from made_up import table
 
-from sdd_utils.analysis.cost import COSTS, front, spent
+from sdd_utils.analysis.cost import COSTS, beside_vanilla, front, spent
 
 CURVE = np.linspace(0.9, 0.5, 5)
 
@@ -106,3 +106,18 @@ def test_a_student_whose_teachers_energy_is_unknown_has_not_cost_less_for_it():
 def test_the_front_holds_what_nothing_else_beats_in_both():
     points = pd.DataFrame({"cost": [1, 2, 2, 3, 4, 5], "accuracy": [0.5, 0.4, 0.6, 0.6, 0.9, 0.8]})
     assert front(points, "cost", "accuracy").index.tolist() == [0, 2, 4]
+
+
+def test_ways_are_compared_where_vanillas_best_pruned_network_is_and_where_they_are_as_accurate():
+    dips = LEVELS["method"] == "vanilla"
+    dip = [0.9, 0.6, 0.5, 0.7, 0.5]
+    levels = LEVELS.assign(test_acc=LEVELS["test_acc"].mask(dips, np.tile(dip, len(LEVELS) // 5)))
+    levels["val_acc"] = levels["test_acc"]
+    found = beside_vanilla(spent(levels)).set_index("pipeline")
+    assert found.loc["early", "sparsity"] == pytest.approx(100 * (1 - 0.8**3))
+    assert found.loc["early", ["cost", "gain"]].tolist() == pytest.approx([4 * 2 / 4, -10])  # 0.6 there, not 0.7
+    assert found.loc["early", ["first cost", "first sparsity"]].tolist() == pytest.approx([2 * 2 / 4, 20])
+    assert found.loc["dense", "cost"] == pytest.approx((4 * 7 + 1) / 4)
+    assert found.loc["vanilla", ["cost", "gain", "first cost"]].tolist() == pytest.approx([1, 0, 1])
+    worse = beside_vanilla(spent(levels.assign(test_acc=levels["test_acc"].where(dips, 0.1)))).set_index("pipeline")
+    assert np.isnan(worse.loc["early", "first cost"])

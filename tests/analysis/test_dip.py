@@ -2,8 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_up import FLAT, LEVELS, MONOTONE, one_dip, table
+from scipy import stats
 
-from sdd_utils.analysis.dip import NEGLIGIBLE, Estimate, curves_of, find_valley, measure_dip, smooth, summarise
+from sdd_utils.analysis.dip import REMOVED, Estimate, curves_of, find_valley, measure_dip, smooth, summarise
 from sdd_utils.distillation import select_level
 
 
@@ -28,9 +29,7 @@ def test_one_dip_is_found_where_it_is_and_measured_right():
     assert all(borders[i] + 1 == borders[i + 1] for i in (1, 3, 5))
 
 
-@pytest.mark.parametrize(
-    "curve", [MONOTONE, FLAT, FLAT[::-1] * np.linspace(0.5, 1, LEVELS)], ids=["falling", "flat", "rising"]
-)
+@pytest.mark.parametrize("curve", [MONOTONE, FLAT], ids=["falling", "flat"])
 def test_a_curve_without_noise_and_without_a_dip_has_none(curve):
     dip = measure_dip(np.stack([curve] * 3))
     assert not dip.is_double_descent
@@ -38,35 +37,40 @@ def test_a_curve_without_noise_and_without_a_dip_has_none(curve):
     assert "critical" not in dip.phases
 
 
-def test_the_depth_of_a_dip_is_measured_from_the_best_level_before_it():
-    rising = one_dip() - 0.3 * np.maximum(0, 1 - np.arange(LEVELS) / 4)  # 0.55 at level 0
-    assert measure_dip(np.stack([rising] * 3)).depth.value == pytest.approx(15)
-
-
-def test_a_rise_after_no_fall_is_not_double_descent():
+def test_where_no_fall_is_sure_light_lasts_until_the_rise():
     """Some seeds fall far and some rise from the start, so that only the rise is sure."""
     higher = np.array([0.15, 0.15, -0.2, -0.2])[:, None] * (np.arange(LEVELS) < 12)
     dip = measure_dip(one_dip() + higher)
-    assert dip.rebound.low > NEGLIGIBLE
-    assert dip.depth.value > 0 > dip.depth.low
-    assert not dip.is_double_descent
+    assert dip.is_double_descent
+    assert dip.depth.low < 0
+    assert list(dip.phases) == ["light", "sweet", "collapsed"]
+    assert dip.phases["sweet"][0] == pytest.approx(19, abs=1)  # half-way between the levels 17 and 21
 
 
 def test_what_has_fallen_is_not_called_light_where_the_dip_is_not_sure():
     phases = measure_dip(one_dip()).phases  # of one seed nothing is sure
     assert list(phases) == ["light", "collapsed"]
-    assert phases["light"][1] == pytest.approx(9, abs=1)  # 3 of the 15 points below its best
     assert phases["collapsed"][0] == pytest.approx(26, abs=1)
     assert measure_dip(np.stack([FLAT] * 3)).phases == {"light": (0, LEVELS - 1)}
 
 
+def test_a_tie_between_levels_is_not_broken_by_rounding():
+    """100 times the accuracies have other last bits, and the same valley."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        curves = rng.integers(20, 25, (3, 8)) / 29
+        one, other = find_valley(smooth(curves).mean(axis=0)), find_valley(smooth(curves[::-1]).mean(axis=0))
+        assert one == other
+
+
 @pytest.mark.parametrize("curve", [MONOTONE, FLAT], ids=["monotone", "flat"])
-@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("seeds", [3, 8])
 def test_noise_alone_is_not_called_double_descent(curve, seeds):
-    """Picking the deepest valley of a noisy curve on the same seeds would call nearly all of these a dip."""
+    """Picking the largest rise of a noisy curve on the same seeds would call nearly all of these one, and picking it on
+    all other seeds nine of a hundred flat curves of eight seeds."""
     rng = np.random.default_rng(1)
-    called = sum(measure_dip(noisy(curve, seeds, 0.02, rng)).is_double_descent for _ in range(400))
-    assert called <= 0.05 * 400
+    called = sum(measure_dip(noisy(curve, seeds, 0.02, rng)).is_double_descent for _ in range(1000))
+    assert called <= 0.06 * 1000
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
@@ -102,11 +106,21 @@ def test_the_interval_holds_the_mean_as_often_as_it_says_and_a_percentile_bootst
 @pytest.mark.parametrize("seeds", [3, 5])
 @pytest.mark.parametrize("sd", [0.01, 0.03])
 def test_the_interval_of_a_rebound_holds_it_in_about_nine_cases_of_ten(seeds, sd):
-    """At a rebound just too large to be called none, which is where it matters most."""
-    rng, true = np.random.default_rng(6), NEGLIGIBLE + 0.2
+    """At the margin of a rebound of ten points, which is where it matters most."""
+    rng, true = np.random.default_rng(6), 10 * REMOVED
     rebounds = [measure_dip(noisy(one_dip(0.15, true / 100), seeds, sd, rng)).rebound for _ in range(400)]
     assert 0.86 < np.mean([r.low <= true <= r.high for r in rebounds]) < 0.96
-    assert np.mean([r.high < NEGLIGIBLE for r in rebounds]) < 0.09  # called none all the same
+
+
+def test_a_chance_is_that_of_a_t_test():
+    values = np.array([1.0, 2.5, 0.5, 3.0])
+    assert Estimate.of(values).chance(above=1) == pytest.approx(
+        stats.ttest_1samp(values, 1, alternative="greater").pvalue
+    )
+    assert Estimate.of(values).chance(below=2) == pytest.approx(stats.ttest_1samp(values, 2, alternative="less").pvalue)
+    assert np.isnan(Estimate.of([1.0]).chance(above=0))
+    assert Estimate.of([1.0, 1.0]).chance(above=0) == 0
+    assert Estimate.of([1.0, 1.0]).chance(above=1) == 1
 
 
 def test_valley_of_short_and_monotone_curves_is_none():
@@ -134,11 +148,6 @@ def test_the_sparse_teacher_is_chosen_by_validation_unless_told_otherwise():
     rows = table(one_dip(0.15, 0.16), test_acc=np.concatenate([[0.85] * 3, one_dip(0.15, 0.16)[:-3]]))
     assert select_level(rows, "sparse", "validation") == 23
     assert select_level(rows, "sparse", "test") == 26
-
-
-def test_the_bad_teacher_is_the_worst_on_the_way_to_the_best_however_low_the_curve_ends():
-    assert select_level(table(one_dip(0.15, 0.16)), "critical") == 17  # the sparser of the lowest
-    assert select_level(table(MONOTONE), "critical") == 1  # the best pruned level is the first: nothing lies before
 
 
 def test_rows_of_two_settings_are_not_one_curve():

@@ -138,7 +138,7 @@ GRID = [
     (profile(l2={"noise_rates": [0.3], "weight_decays": [1e-4]}), "is described twice"),
     (
         profile(distillation=STUDENTS | {"teachers": ["big"]}),
-        "distillation.0.teachers.0: should be one of sparse, dense, early_stopped, critical; others are "
+        "distillation.0.teachers.0: should be one of sparse, dense, early_stopped; others are "
         "added in sdd_utils/distillation.py, TEACHERS (got 'big')",
     ),
     (profile(distillation=STUDENTS | {"alphas": [2]}), "alpha: input should be less than or equal to 1 (got 2.0)"),

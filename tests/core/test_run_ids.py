@@ -13,10 +13,9 @@ FROZEN = {
     "cifar10-small-vit": (15, "b6767ad02bde26f5"),
     "cifar10-tiny": (9, "46fcbe863d42971f"),
     "cifar10n-tiny": (9, "76f6e11e660aeba8"),
-    "digits": (71, "e838bc1e895f4cdc"),
-    "digits-full": (175, "18cc9f494b0a5429"),
-    "digits-tau-alpha": (432, "448d29b7026b4d5e"),
-    "digits-tune": (57, "45db7c7ee01e38ba"),
+    "digits": (152, "565b9ecde3585011"),
+    "digits-full": (620, "cd8f9b4f1a66ccac"),
+    "digits-tau-alpha": (243, "33a3db98ecc01aba"),
     "paper": (315, "16ff23a7613a4453"),
     "smoke": (27, "42fc75bb28615d89"),
 }

@@ -1,6 +1,9 @@
 """The meter measures, estimates or says why it cannot; it never stops a run."""
 
+import os
+import subprocess
 import sys
+import time
 from types import ModuleType, SimpleNamespace
 
 import pandas as pd
@@ -15,7 +18,7 @@ from sdd_utils.runner.run import level_cost, run_experiment
 def a_record(gpus):
     parts = {"cpu_energy": 4.0, "gpu_energy": 2.0 * gpus, "ram_energy": 1.0}
     total = sum(parts.values())
-    return SimpleNamespace(**parts, energy_consumed=total, emissions=total / 10)
+    return SimpleNamespace(**parts, energy_consumed=total, emissions=total / 10, duration=1e-9)
 
 
 def codecarbon(monkeypatch, hardware=("CPU(Cpu Load)",), gpus=0, fails_in=None, error=PermissionError):
@@ -145,3 +148,29 @@ def test_a_level_with_a_gap_in_its_measurement_has_no_energy():
     assert cost["seconds"] == 3.0
     assert pd.isna(cost["energy_kwh"])
     assert cost["energy_source"] == "measured; not measured: OSError"
+
+
+def test_what_runs_beside_a_level_does_not_make_it_dearer():
+    """Half a second of a processor costs the same, whether it takes half a second or, beside others, twice as long."""
+
+    def charged_for_half_a_second():
+        meter.start("level")
+        began, until = time.time(), time.process_time() + 0.5
+        while time.process_time() < until:
+            pass
+        return meter.stop().get("energy_consumed"), time.time() - began
+
+    meter = EnergyMeter()
+    charged_for_half_a_second()  # the first reading of a process knows no time before it
+    if meter.source != "estimated from TDP":
+        pytest.skip(f"energy is {meter.source} here")
+    alone, _ = charged_for_half_a_second()
+    # Not as children of this process, which codecarbon would count to it.
+    spin = f"timeout 60 {sys.executable} -c 'while True: pass' > /dev/null & echo $!"
+    rivals = [subprocess.check_output(["sh", "-c", spin], text=True) for _ in range(2 * os.cpu_count())]
+    try:
+        beside, took = charged_for_half_a_second()
+    finally:
+        subprocess.run(["kill", *map(str.strip, rivals)], check=True)
+    assert took > 0.75
+    assert beside == pytest.approx(alone, rel=0.05)

@@ -3,11 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import FLAT, one_dip, table
 from matplotlib import pyplot as plt
 
 from sdd_utils.analysis.claims import claims_table
-from sdd_utils.plots import figures, tuning
+from sdd_utils.plots import figures
 from sdd_utils.tables import load_levels
 
 
@@ -42,30 +41,17 @@ def test_an_architecture_that_is_not_known_here_is_drawn_like_the_others_by_its_
     assert statements.str.startswith("mobilenet, ε = 0.3: ").sum() == statements.str.startswith("ViT, ε = 0.3: ").sum()
 
 
-def test_curves_that_keep_more_than_a_tenth_have_no_frontier(levels):
-    assert any(ax.collections for ax in figures.frontier(levels).axes)
-    assert not any(ax.collections for ax in figures.frontier(levels.query("level <= 8")).axes)
+def test_the_frontier_says_how_many_weights_its_networks_have_left(levels):
+    labels = [text.get_text() for ax in figures.frontier(levels).axes for text in ax.texts]
+    assert labels
+    assert all(text.endswith(" %") and 0 < float(text[:-2]) <= 100 for text in labels)
 
 
 def test_legends_lie_below_the_curves():
     """Where all curves run high, as those of few seeds on CIFAR do, the axis goes lower."""
     fig = figures.cure(load_levels("cifar10-small"), "resnet18", 0.5)
     fig.canvas.draw()
-    (ax,) = fig.axes
+    ax, _ = fig.axes
     legend = ax.get_legend().get_window_extent()
     dots = [dot for line in ax.lines for dot in ax.transData.transform(line.get_xydata())]
     assert legend.count_contains(dots) == 0
-
-
-def test_bad_teachers_are_drawn_beside_good_ones_at_their_own_setting():
-    def student(teacher, temperature, alpha):
-        kd = {"method": "kd", "teacher": teacher, "temperature": temperature, "alpha": alpha}
-        return [table(FLAT + 0.01 * seed, seed, **kd) for seed in range(2)]
-
-    students = [("dense", 1.0, 0.2), ("dense", 2.0, 0.8), ("critical", 2.0, 0.8)]
-    plain = [table(one_dip() + 0.01 * seed, seed, method="vanilla") for seed in range(2)]
-    study = pd.concat([*plain, *(part for kd in students for part in student(*kd))], ignore_index=True)
-    (ax,) = (ax for ax in tuning.bad_teachers(study).axes if ax.get_visible())
-    shown = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert shown == ["vanilla", "dense teacher", "critical teacher"]
-    assert set(tuning.figures(study)) == {"rebound", "sweet", "kept", "bad_teachers"}

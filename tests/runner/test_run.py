@@ -313,7 +313,7 @@ def test_levels_that_nobody_can_ask_for_are_removed(small, tmp_path):
     table = pd.read_csv(run / "levels.csv")
     sparse = [select_level(table, "sparse", selection) for selection in ("validation", "test")]
     shown = [(table["sparsity"] - share).abs().idxmin() for share in (0.9, 0.99)]
-    keep = {0, *sparse, select_level(table, "critical"), *shown}
+    keep = {0, *sparse, *shown}
     assert {int(path.stem.split("-")[1]) for path in run.glob("level-*.safetensors")} == keep
 
 
@@ -323,7 +323,7 @@ def test_the_best_level_by_the_test_set_is_kept_for_students_that_learn_from_it(
     table = pd.DataFrame(measured | {"test_acc": 0.9 - abs(level - 5) / 100})
     history = checkpoints.History(table.to_dict("records"))
     assert select_level(table, "sparse", "test") == 5
-    assert checkpoints.wanted_levels(exp, history) == {0, 1, 5, 10, 20}  # dense, critical, by test, 90 %, best and 99 %
+    assert checkpoints.wanted_levels(exp, history) == {0, 5, 10, 20}  # dense, by test, 90 %, best and 99 %
 
 
 def test_levels_are_kept_by_the_numbers_that_students_will_read(small, tmp_path):
@@ -336,7 +336,7 @@ def test_levels_are_kept_by_the_numbers_that_students_will_read(small, tmp_path)
     history = checkpoints.History(table.to_dict("records"))
     runs.write_tables(tmp_path, exp, history)
     written = pd.read_csv(tmp_path / "levels.csv")
-    assert [select_level(written, rule) for rule in ("critical", "sparse")] == [20, 20]  # of equals the sparser
+    assert select_level(written, "sparse") == 20  # of equals the sparser
     assert checkpoints.wanted_levels(exp, history) == {0, 10, 20}  # dense, 90 %, sparse
 
 

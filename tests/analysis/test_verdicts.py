@@ -1,0 +1,44 @@
+"""The rule for «the dip is avoided», on simulated sweeps whose truth is known."""
+
+import numpy as np
+import pytest
+
+from sdd_utils.analysis.dip import REMOVED, measure_dip
+
+LEVELS, SEEDS, TIMES = 15, 8, 1000
+REBOUND = 10.0  # points, of a vanilla curve
+
+
+def sweeps(curve, sd, rho, rng):
+    """TIMES sweeps of SEEDS seeds: ``curve`` in points with AR(1) noise from level to level, as shares."""
+    noise = rng.normal(0, sd, (TIMES, SEEDS, LEVELS))
+    for level in range(1, LEVELS):
+        noise[..., level] = rho * noise[..., level - 1] + np.sqrt(1 - rho**2) * noise[..., level]
+    return (curve + noise) / 100
+
+
+def called_avoided(curve, sd, rho):
+    """The share of sweeps whose rebound's interval lies below the margin."""
+    found = [measure_dip(one).rebound for one in sweeps(curve, sd, rho, np.random.default_rng(0))]
+    return np.mean([rebound.high < REMOVED * REBOUND for rebound in found])
+
+
+def with_rebound(points):
+    """80 until level 4, 74 at levels 7 and 8, then so many points up, and gone."""
+    corners = [(0, 80), (4, 80), (7, 74), (8, 74), (10, 74 + points), (11, 74 + points), (14, 30)]
+    return np.interp(range(LEVELS), *zip(*corners, strict=True))
+
+
+FLAT = np.interp(range(LEVELS), [0, 11, 14], [80, 80, 30])
+
+
+@pytest.mark.parametrize("rho", [0, 0.5])
+@pytest.mark.parametrize("sd", [0.7, 1, 2])
+def test_a_remedy_that_leaves_just_too_much_of_the_rebound_is_rarely_said_to_avoid_the_dip(sd, rho):
+    assert called_avoided(with_rebound(REMOVED * REBOUND), sd, rho) <= 0.06
+
+
+@pytest.mark.parametrize("rho", [0, 0.5])
+@pytest.mark.parametrize("sd", [0.7, 1, 2])
+def test_a_flat_curve_is_mostly_said_to_have_no_dip(sd, rho):
+    assert called_avoided(FLAT, sd, rho) >= 0.8

@@ -105,11 +105,12 @@ class Profile(Settings):
         """Every experiment, each once. Raises ConfigError naming the architecture and the field that is wrong."""
         datasets = self.datasets or {None: Dataset()}
         found = [exp for name in datasets for arch in self.architectures for exp in self._curves(arch, name)]
-        self._refuse_lookalikes(found)
+        self._check_together(found)
         return found
 
-    def _refuse_lookalikes(self, found: list[Experiment]) -> None:
-        """Raise ConfigError where two curves of a setting differ in nothing that tables and figures tell apart."""
+    def _check_together(self, found: list[Experiment]) -> None:
+        """Raise ConfigError where two curves of a setting differ in nothing that tables and figures tell apart, and
+        where a student's teacher is no curve of the profile, so that nobody could say what it is or costs."""
         seen: set[str | tuple] = set()
         for e in found:
             if e.run_id in seen:
@@ -121,6 +122,9 @@ class Profile(Settings):
             if curve in seen and not (e.teacher and self.tunes):
                 raise ConfigError(f"{self.profile}: architectures.{e.arch}: {kind}; give one a profile of its own")
             seen |= {curve, e.run_id}
+        for e in (e for e in found if e.teacher and e.teacher.experiment.run_id not in seen):
+            what = f"{e.teacher.experiment.run_id}, the {e.teacher.rule} teacher of {e.run_id}, is not in the profile"
+            raise ConfigError(f"{self.profile}: architectures.{e.arch}: {what}; its noise_rates or variants lack it")
 
     def _curves(self, arch: str, dataset: str | None) -> list[Experiment]:
         plan, on = self.architectures[arch], (self.datasets or {}).get(dataset, Dataset())

@@ -28,8 +28,6 @@ LEVEL_COLUMNS = [
 ]
 """One row a (curve, level); results/README.md says what each column means."""
 
-NEWER = {"val_images": float("nan"), "best_epoch": lambda levels: levels["epochs"]}
-"""Columns that tables of earlier versions lack, and what is read in their place."""
 # The only columns that differ when the same configuration runs again on the same machine
 MEASURED_ON_THE_CLOCK = ["seconds", "energy_kwh", "emissions_kg", "energy_source"]
 
@@ -51,7 +49,6 @@ def levels_table(exp: Experiment, rows: list[dict], profile: str = "") -> pd.Dat
         "teacher": exp.teacher.rule if exp.teacher else "none",
         "teacher_arch": exp.teacher.experiment.arch if exp.teacher else "none",
         "val_images": exp.validation_images,
-        "best_epoch": exp.epochs,  # of rows of an earlier version
     }
     return pd.DataFrame([configured | row for row in rows], columns=LEVEL_COLUMNS)
 
@@ -65,7 +62,6 @@ def load_levels(profile: str) -> pd.DataFrame:
 def check_levels(levels: pd.DataFrame, where: str) -> pd.DataFrame:
     """The table, with LEVEL_COLUMNS, numbers where they belong, and sparsity that grows. Raises Damaged, which names
     ``where``, the column and the row."""
-    levels = levels.assign(**{column: value for column, value in NEWER.items() if column not in levels})
     for column in LEVEL_COLUMNS:
         if column not in levels:
             raise Damaged(f"{where}: column {column} is missing")

@@ -122,5 +122,5 @@ def test_files_stay_small_and_figures_are_there(name):
         story |= {"distillation"}
     if any(exp.method == "l2" for exp in load_profile(name).experiments()):
         story |= {"l2_sweep", "weights"}
-    expected = story if name in STORIES else {"rebound", "sweet", "kept"}
+    expected = story if name in STORIES else {"rebound", "sweet"}
     assert drawn == {f"{figure}.{suffix}" for figure in expected for suffix in ("png", "pdf")}

@@ -12,14 +12,12 @@ import pandas as pd
 from sdd_utils.analysis.cost import COSTS
 from sdd_utils.analysis.dip import Estimate
 from sdd_utils.datasets import DATASETS
-from sdd_utils.errors import ConfigError, Unsatisfiable
+from sdd_utils.errors import Unsatisfiable
 
 
 def validation_images(levels: pd.DataFrame) -> int:
-    """How many images each validation accuracy of one profile's rows was measured on. Raises ConfigError."""
-    if pd.isna(images := levels["val_images"].iat[0]):
-        raise ConfigError(f"val_images: the levels of {levels['profile'].iat[0]} lack it; train the profile again")
-    return int(images)
+    """How many images each validation accuracy of one profile's rows was measured on."""
+    return int(levels["val_images"].iat[0])
 
 
 @dataclass(frozen=True)
@@ -46,19 +44,9 @@ def sparsest(curve: np.ndarray, images: int) -> int:
 def first_drop(curve: np.ndarray, images: int) -> Choice:
     """Stop at the first significant drop: two standard errors below the best so far."""
     best = np.maximum.accumulate(curve)
-    return _until(curve, images, curve < best - 2 * standard_error(best, images))
-
-
-def patience(levels: int) -> StopRule:
-    """Stop after so many levels in a row that are more than one standard error below the best so far."""
-
-    def rule(curve: np.ndarray, images: int) -> Choice:
-        best = np.maximum.accumulate(curve)
-        worse = curve < best - standard_error(best, images)
-        in_a_row = np.array([worse[max(i - levels + 1, 0) : i + 1].sum() for i in range(len(curve))])
-        return _until(curve, images, in_a_row == levels)
-
-    return rule
+    stop = curve < best - 2 * standard_error(best, images)
+    trained = int(np.argmax(stop)) if stop.any() else len(curve) - 1
+    return Choice(trained, sparsest(curve[: trained + 1], images))
 
 
 def validation_maximum(curve: np.ndarray, images: int) -> Choice:
@@ -71,15 +59,8 @@ def full_sweep(curve: np.ndarray, images: int) -> Choice:
     return Choice(len(curve) - 1, sparsest(curve, images))
 
 
-def _until(curve: np.ndarray, images: int, stop: np.ndarray) -> Choice:
-    trained = int(np.argmax(stop)) if stop.any() else len(curve) - 1
-    return Choice(trained, sparsest(curve[: trained + 1], images))
-
-
 STOP_RULES: dict[str, StopRule] = {
     "first drop": first_drop,
-    "patience 3": patience(3),
-    "patience 6": patience(6),
     "validation maximum": validation_maximum,
     "full sweep": full_sweep,
 }

@@ -19,8 +19,7 @@ from sdd_utils.datasets import DATASETS
 
 NOT_IN_THE_PAPER = "not in the paper"
 
-CLAIM_COLUMNS = ["claim", "statement", "paper", "measured", "ci_low", "ci_high", "n_seeds"]
-CLAIM_COLUMNS += ["p", "verdict", "evidence"]
+CLAIM_COLUMNS = ["claim", "statement", "paper", "measured", "ci_low", "ci_high", "n_seeds", "p", "verdict", "evidence"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +53,7 @@ class Setting:
     @property
     def remedies(self) -> list[tuple[str, Method]]:
         """The methods with rows here that are not pruning at some λ: distillation, early stopping, or both."""
-        return [(name, m) for name, m in METHODS.items() if m.is_remedy and len(self.rows(name))]
+        return [(name, m) for name, m in METHODS.items() if m.subject and len(self.rows(name))]
 
     @property
     def paper(self) -> str:
@@ -89,8 +88,7 @@ class Setting:
         statement = f"{self.prefix}{setting_name(self.arch, self.noise_rate)}: {statement}"
         numbers = {"measured": measured.value, "ci_low": measured.low, "ci_high": measured.high, "n_seeds": measured.n}
         paper = self.paper if method is None or method.in_the_paper else NOT_IN_THE_PAPER
-        said = {"statement": statement, "paper": paper}
-        return said | numbers | {"p": p, "verdict": verdict, "evidence": evidence}
+        return {"statement": statement, "paper": paper} | numbers | {"p": p, "verdict": verdict, "evidence": evidence}
 
 
 Claim = Callable[[Setting], Iterator[dict]]
@@ -129,9 +127,8 @@ def occurs(setting: Setting) -> Iterator[dict]:
     Holds if its 95 % interval lies above 0, fails if it does not reach above 0, else inconclusive. A fall before the
     rise is part of the picture and not asked for: a network that has memorised all wrong labels has little to lose.
     """
-    statement = "accuracy rises again as sparsity grows (rebound, points)"
-    rebound = setting.dip.rebound
-    yield setting.row(statement, rebound, rebound.chance(above=0), setting.dips, "01_baseline")
+    says, rebound = "accuracy rises again as sparsity grows (rebound, points)", setting.dip.rebound
+    yield setting.row(says, rebound, rebound.chance(above=0), setting.dips, "01_baseline")
 
 
 @claim("C2a")
@@ -157,8 +154,8 @@ def l2_avoids(setting: Setting) -> Iterator[dict]:
     Verdict as for C3, or, for a ResNet-18, the opposite of it.
     """
     if len(best := setting.rows("l2")):
-        rebound = setting.dip_of("l2").rebound
-        verdict, does, p = setting.avoided(rebound), "avoids", rebound.chance(below=setting.margin)
+        rebound, does = setting.dip_of("l2").rebound, "avoids"
+        verdict, p = setting.avoided(rebound), rebound.chance(below=setting.margin)
         if setting.arch == "resnet18":
             verdict, does = {"holds": "fails", "fails": "holds"}.get(verdict, verdict), "does not avoid"
             p = rebound.chance(above=setting.margin)
@@ -168,26 +165,22 @@ def l2_avoids(setting: Setting) -> Iterator[dict]:
 
 
 @claim("C3")
-def distillation_avoids(setting: Setting) -> Iterator[dict]:
-    """**C3**, a distilled student avoids the dip. Measured: the rebound of the student's curve; early stopping's too.
+def distillation_avoids(setting: Setting, says: str = "{} has no dip (remaining rebound, points)") -> Iterator[dict]:
+    """**C3**, a remedy avoids the dip. Measured: the rebound of the student's curve, and of early stopping's.
 
-    Not applicable where C1 fails, since there is no dip to avoid, inconclusive where C1 is. Holds if the 95 % interval
-    lies below the margin, REMOVED of vanilla's rebound; fails if it lies above; else inconclusive. A student
-    may still lose accuracy on the way down; a dip is what comes back.
+    Not applicable where C1 fails, since there is no dip to avoid; where C1 is inconclusive, so is this. Else it holds
+    if the 95 % interval lies below the margin, REMOVED of vanilla's rebound; fails if it lies above; else inconclusive.
+    A student may still lose accuracy on the way down; a dip is what comes back.
     """
-    yield from _remaining(setting, "{} has no dip (remaining rebound, points)")
-
-
-def _remaining(setting: Setting, statement: str) -> Iterator[dict]:
     for name, method in setting.remedies:
         rebound = setting.dip_of(name).rebound
         p, evidence = rebound.chance(below=setting.margin), f"03_distillation, margin {setting.margin:.2g}"
-        yield setting.row(statement.format(method.subject), rebound, p, setting.avoided(rebound), evidence, method)
+        yield setting.row(says.format(method.subject), rebound, p, setting.avoided(rebound), evidence, method)
 
 
 @claim("C4")
 def distillation_gains(setting: Setting) -> Iterator[dict]:
-    """**C4**, distillation gains 10 points or more. Measured: student − vanilla, at vanilla's lowest.
+    """**C4**, a remedy gains 10 points or more. Measured: student − vanilla, at vanilla's lowest.
 
     Where vanilla is lowest before it rises comes, for each seed, from the other half of the seeds (level 0 if they show
     no rise). Not applicable where C1 fails, since there is no such place. Holds if the 95 % interval lies at or above
@@ -208,28 +201,28 @@ def _cost(setting: Setting, unit: str, cost: str) -> Iterator[dict]:
     by_seed = select(setting.ends, [(setting.arch, setting.noise_rate)]).set_index("seed").sort_index()
     plain = by_seed[(by_seed["pipeline"] == "vanilla") & (by_seed["rule"] == "full sweep")]
     for name, method in setting.remedies:
-        no_dip = setting.avoided(setting.dip_of(name).rebound)
-        rules = {"holds": ["first drop"], "fails": ["full sweep"]}.get(no_dip, ["first drop", "full sweep"])
+        avoided = setting.avoided(setting.dip_of(name).rebound)
+        rules = {"holds": ["first drop"], "fails": ["full sweep"]}.get(avoided, ["first drop", "full sweep"])
         mine = by_seed[by_seed["pipeline"] == name]
         found = [_costs_less(mine[mine["rule"] == rule], plain, cost) for rule in rules]
-        (share, p), verdicts = found[0][0], {verdict for _, verdict in found}
+        verdicts, p = {verdict for _, _, verdict in found}, max(p for _, p, _ in found)
         verdict = verdicts.pop() if len(verdicts) == 1 else "inconclusive"
         statement = f"{unit} of {method.subject}, what it needs included, as a share of vanilla's"
-        yield setting.row(statement, share, p, verdict, f"04_cost, {rules[0]}", method)
+        yield setting.row(statement, found[0][0], p, verdict, f"04_cost, {rules[0]}", method)
 
 
 @claim("C5a")
 def costs_fewer_flops(setting: Setting) -> Iterator[dict]:
-    """**C5a**, distillation costs fewer FLOPs. Measured: its cost as a share of vanilla's.
+    """**C5a**, a remedy costs fewer FLOPs. Measured: its cost as a share of vanilla's.
 
     Each way is charged until it is known what comes out of it. Vanilla has to be pruned to the end, since its curve may
-    come back after a drop. A student whose dip is avoided (C3) may stop at the first significant drop of validation
-    accuracy, two standard errors below the best so far; one whose dip is not has to be pruned to the end as well; where
-    it is open which, the first drop is shown, and the verdict given that both have in common. A student is charged for
-    its teacher: a dense network, or a vanilla curve, all of it, to choose the sparse teacher from. Early stopping is
-    judged alike. All take the sparsest network within one standard error of the best. FLOPs
-    count pruned weights as if they were there. The mean share is a geometric one, so that it does not matter which of
-    the two costs is divided by which.
+    come back after a drop. A student whose dip is avoided (by C3's rule) may stop at the first significant drop of
+    validation accuracy, two standard errors below the best so far; one whose dip is not has to be pruned to the end as
+    well; where it is open which, the first drop is shown, and the verdict given that both have in common. A student is
+    charged for its teacher: a dense network, or a vanilla curve, all of it, to choose the sparse teacher from. Early
+    stopping is judged alike. All take the sparsest network within one standard error of the best. FLOPs count pruned
+    weights as if they were there. The mean share is a geometric one, so that it does not matter which of the two costs
+    is divided by which.
 
     Holds if the 95 % interval lies below 1 and the network is not worse than vanilla's; fails if the interval lies
     above 1, or if it is worse; else inconclusive. Worse is less accurate on test without being smaller, or larger
@@ -240,7 +233,7 @@ def costs_fewer_flops(setting: Setting) -> Iterator[dict]:
 
 @claim("C5b")
 def emits_less(setting: Setting) -> Iterator[dict]:
-    """**C5b**, distillation emits less. Measured and judged as C5a, in kg of CO₂eq."""
+    """**C5b**, a remedy emits less. Measured and judged as C5a, in kg of CO₂eq."""
     yield from _cost(setting, "kg CO₂eq", "emissions_kg")
 
 
@@ -252,31 +245,25 @@ def human_noise_too(setting: Setting) -> Iterator[dict]:
     """
     if setting.plain["noise_kind"].iat[0] != "human":
         return
-    verdict_of = "under human label noise too, {} has no dip (rebound, points)"
-    for row in _remaining(setting, verdict_of):
+    for row in distillation_avoids(setting, "under human label noise too, {} has no dip (rebound, points)"):
         fails = {"verdict": "fails"} if setting.dips == "fails" else {}
         paper = {} if setting.plain["dataset"].iat[0] == "cifar100n" else {"paper": NOT_IN_THE_PAPER}
         yield row | fails | paper
 
 
-def _costs_less(mine: pd.DataFrame, plain: pd.DataFrame, cost: str) -> tuple[tuple[Estimate, float], str]:
-    """The share of ``plain``'s cost with its p, and the verdict; both tables have one row a seed."""
-    share, p = _geometric(mine[cost] / plain[cost])
+def _costs_less(mine: pd.DataFrame, plain: pd.DataFrame, cost: str) -> tuple[Estimate, float, str]:
+    """The share of ``plain``'s cost, its p, and the verdict; both tables have one row a seed."""
+    share, size = (Estimate.of(np.log(mine[column] / plain[column])) for column in (cost, "remaining_params"))
     accuracy = Estimate.of(mine["test_acc"] - plain["test_acc"])
-    size, _ = _geometric(mine["remaining_params"] / plain["remaining_params"])
-    worse = (accuracy.high < 0 and not size.high < 1) or (size.low > 1 and not accuracy.low > 0)
-    return (share, p), "fails" if worse or share.low > 1 else "holds" if share.high < 1 else "inconclusive"
-
-
-def _geometric(ratios: pd.Series) -> tuple[Estimate, float]:
-    log = Estimate.of(np.log(ratios))
-    return Estimate(*np.exp([log.value, log.low, log.high]).tolist(), log.n), log.chance(below=0)
+    worse = (accuracy.high < 0 and not size.high < 0) or (size.low > 0 and not accuracy.low > 0)
+    verdict = "fails" if worse or share.low > 0 else "holds" if share.high < 0 else "inconclusive"
+    return Estimate(*np.exp([share.value, share.low, share.high]).tolist(), share.n), share.chance(below=0), verdict
 
 
 def holm(claims: pd.DataFrame, level: float = 0.025) -> int:
     """How many verdicts «holds» remain when each row's p is corrected for the number of rows (Holm, 1979).
 
-    ``level`` is one-sided, that of a 95 % interval; of rows that are all just false, this share would hold by chance.
+    ``level`` is one-sided: the chance that any of them would hold if all were just false and 95 % intervals exact.
     """
     judged = claims[claims["verdict"] != "not applicable"].sort_values("p")
     passed = (judged["p"] <= level / np.arange(len(judged), 0, -1)).cummin()

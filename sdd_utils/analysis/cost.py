@@ -11,9 +11,8 @@ from sdd_utils.distillation import TEACHERS
 
 COSTS = ["train_flops", "train_flops_sparse", "seconds", "energy_kwh", "emissions_kg"]  # they add up over levels
 
-Charge = Literal["full", "shared", "own"]
-"""What a pipeline is charged with beside its own levels: all that was trained before, the same with a teacher's levels
-split among the students that need them, or nothing."""
+Charge = Literal["full", "own"]
+"""What a pipeline is charged with beside its own levels: all that was trained before, or nothing."""
 
 KEYS = ["arch", "noise_rate", "pipeline", "weight_decay", "seed", "level"]
 MEASURED = ["sparsity", "remaining_params", "val_acc", "test_acc"]
@@ -35,41 +34,24 @@ def spent(levels: pd.DataFrame, charge: Charge = "full") -> pd.DataFrame:
 
 
 def _before(levels: pd.DataFrame, rows: pd.DataFrame, name: str, charge: Charge) -> pd.DataFrame | int:
-    """What had to be trained before a method's own levels, one row a seed."""
+    """What had to be trained before a method's own levels, one row a seed: the search for λ, or the teacher."""
+    arch, rate, rule = (rows[column].iat[0] for column in ("teacher_arch", "noise_rate", "teacher"))
     if charge != "own" and name == "l2":
-        setting, best = (rows["arch"].iat[0], rows["noise_rate"].iat[0]), rows["weight_decay"].iat[0]
-        others = [d for d in weight_decays(levels, *setting) if d != best]
-        return _by_seed(pd.concat([at_weight_decay(levels, *setting, d) for d in others]))
-    return teaching(levels, rows, charge) if charge != "own" and METHODS[name].teacher else 0
-
-
-def teaching(levels: pd.DataFrame, students: pd.DataFrame, charge: Charge) -> pd.DataFrame:
-    """What the teacher of one setting's ``students`` cost, one row a seed.
-
-    ``shared`` divides the cost of each level by the number of students that need it: all need level 0.
-    """
-    arch, rate, rule = (students[name].iat[0] for name in ("teacher_arch", "noise_rate", "teacher"))
+        setting, best = (rows["arch"].iat[0], rate), rows["weight_decay"].iat[0]
+        others = [at_weight_decay(levels, *setting, d) for d in weight_decays(levels, *setting) if d != best]
+        return _by_seed(pd.concat(others))
+    if charge == "own" or not METHODS[name].teacher:
+        return 0
     curve = of_method(levels, arch, rate, TEACHERS[rule].of)
-    if not TEACHERS[rule].is_pruned:
-        curve = curve[curve["level"] == 0]
-    if charge == "full":
-        return _by_seed(curve)
-    same = (levels["teacher_arch"] == arch) & (levels["noise_rate"] == rate) & (levels["level"] == 0)
-    alike = list({m.teacher for m in METHODS.values() if m.teacher and TEACHERS[m.teacher].of == TEACHERS[rule].of})
-    sharing = levels[same].groupby(["seed", "teacher"]).size().unstack(fill_value=0)
-    sharing = sharing.reindex(index=curve["seed"], columns=alike, fill_value=0)
-    always = sharing[[name for name in alike if TEACHERS[name].is_pruned]].sum(axis=1)
-    number = np.where(curve["level"] == 0, sharing.sum(axis=1), always)
-    return _by_seed(curve.assign(**{cost: curve[cost] / number for cost in COSTS}))
+    return _by_seed(curve if TEACHERS[rule].is_pruned else curve[curve["level"] == 0])
 
 
 def beside_vanilla(table: pd.DataFrame, cost: str = "train_flops") -> pd.DataFrame:
     """What each way costs to be as sparse, and as accurate, as vanilla's most accurate pruned network (by validation).
 
-    ``table`` is ``spent``'s. One row a (arch, noise_rate, pipeline), means over seeds. ``sparsity`` (%) is that
-    network's; ``cost`` what the way spends up to there, as a share of what vanilla does, and ``gain`` its test accuracy
-    over vanilla's there (points); ``first cost`` and ``first sparsity`` are of its first pruned level on test at least
-    as accurate, nan if there is none. No way is charged for seeing further than that.
+    One row a (arch, noise_rate, pipeline) of ``spent``'s table, means over seeds. ``sparsity`` (%) is that network's;
+    ``cost`` all that the way spends up to there, over what vanilla does, ``gain`` its test accuracy over vanilla's
+    there (points); ``first cost`` and ``first sparsity`` are of its first pruned level as accurate on test, else nan.
     """
     rows = []
     for (arch, rate), part in table.groupby(["arch", "noise_rate"], sort=False):
@@ -100,6 +82,7 @@ def _by_seed(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _spent(rows: pd.DataFrame, pipeline: str, before: pd.DataFrame | int = 0) -> pd.DataFrame:
     rows = rows.sort_values(["seed", "level"]).assign(pipeline=pipeline)
-    paid = rows.groupby("seed")[COSTS].cumsum().set_axis(pd.MultiIndex.from_frame(rows[["seed", "level"]]))
+    paid = rows.groupby("seed")[COSTS].cumsum(skipna=False)  # what was not measured stays unknown from there on
+    paid = paid.set_axis(pd.MultiIndex.from_frame(rows[["seed", "level"]]))
     paid = paid.add(before, level="seed") if isinstance(before, pd.DataFrame) else paid
     return pd.concat([rows[KEYS + MEASURED].reset_index(drop=True), paid.reset_index(drop=True)], axis=1)

@@ -45,17 +45,12 @@ def select(rows: pd.DataFrame, settings: Iterable[tuple[str, float]]) -> pd.Data
     return rows.loc[np.array(chosen, dtype=bool)].reset_index(drop=True)
 
 
-def of_method(levels: pd.DataFrame, arch: str, noise_rate: float, method: str) -> pd.DataFrame:
-    """Rows of one setting and a value of the column ``method``; may be empty."""
-    return select(levels[levels["method"] == method], [(arch, noise_rate)])
+def of_method(levels: pd.DataFrame, arch: str, noise_rate: float, method: str, teacher: str = "none") -> pd.DataFrame:
+    """Rows of one setting, a value of the column ``method``, and the rule that picked the teacher; may be empty."""
+    return select(levels[(levels["method"] == method) & (levels["teacher"] == teacher)], [(arch, noise_rate)])
 
 
 vanilla = partial(of_method, method="vanilla")  # at the regular λ without a teacher
-
-
-def student(levels: pd.DataFrame, arch: str, noise_rate: float, teacher: str, method: str = "kd") -> pd.DataFrame:
-    """Rows distilled from a teacher that a rule of ``distillation.TEACHERS`` names; may be empty."""
-    return of_method(levels[levels["teacher"] == teacher], arch, noise_rate, method)
 
 
 def at_weight_decay(levels: pd.DataFrame, arch: str, noise_rate: float, weight_decay: float) -> pd.DataFrame:

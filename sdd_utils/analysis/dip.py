@@ -11,9 +11,9 @@ import pandas as pd
 from scipy import stats
 
 REMOVED = 0.4
-"""Of vanilla's rebound, the share below which what remains of it under a remedy counts as no dip. With it a remedy that
-leaves just this share is said to avoid the dip in at most 6 cases of 100, and a flat curve in at least four of five
-(8 seeds, a rebound of 10 points, levels that wobble by up to 2: ``tests/analysis/test_verdicts.py`` simulates it)."""
+"""Of vanilla's rebound, the share below which what a remedy leaves counts as no dip. A remedy that leaves just this is
+called so in at most 6 cases of 100 and a flat curve in at least 80, with 8 seeds, a known rebound of 10 points and
+levels that wobble by up to 2 (``tests/analysis/test_verdicts.py``); with 3 seeds a flat curve is far less often."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Valley:
-    """Three levels of one curve: the best before the rise, its foot (the same without a fall), and its top."""
+    """Three pruned levels: the best before the rise, its foot (also the best, if nothing fell), and its top."""
 
     light: int
     bottom: int
@@ -59,23 +59,29 @@ class Valley:
 
 
 def smooth(curves: np.ndarray) -> np.ndarray:
-    """Running mean with weights ¼, ½, ¼ along the last axis; the ends repeat. Levels are close: 0.8 apart in size."""
+    """Running mean with weights ¼, ½, ¼ along the last axis; the ends repeat. Neighbouring levels are close."""
     padded = np.concatenate([curves[..., :1], curves, curves[..., -1:]], axis=-1)
     return (padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]) / 4
 
 
-def find_valley(curve: np.ndarray) -> Valley | None:
-    """The largest rise of one (smoothed) curve (levels,), of equal feet the last; None when it rises nowhere.
+def smoothed_mean(curves: np.ndarray) -> np.ndarray:
+    """The mean of ``curves`` (seeds, levels), smoothed from level 1 on: (levels,)."""
+    return np.concatenate([curves[:, :1].mean(axis=0), smooth(curves[:, 1:]).mean(axis=0)])
 
-    Rounded first, since a tie between levels is not to be broken by the last bit of a mean.
+
+def find_valley(curve: np.ndarray) -> Valley | None:
+    """The largest rise of one curve (levels,) between pruned levels, from the last of the lowest; None without a rise.
+
+    Level 0, which may have a schedule of its own, is left out: what comes of that is no effect of pruning. Rounded
+    first, since a tie between levels is not to be broken by the last bit of a mean.
     """
-    curve = np.round(curve, 9)
-    rise = curve - np.minimum.accumulate(curve)
-    sweet = int(np.argmax(rise))
-    if rise[sweet] == 0:
+    pruned = np.round(curve[1:], 9)
+    rise = pruned - np.minimum.accumulate(pruned)
+    if not rise.any():
         return None
-    bottom = sweet - int(np.argmin(curve[sweet::-1]))
-    return Valley(int(np.argmax(curve[: bottom + 1])), bottom, sweet)
+    sweet = int(np.argmax(rise))
+    bottom = sweet - int(np.argmin(pruned[sweet::-1]))
+    return Valley(1 + int(np.argmax(pruned[: bottom + 1])), 1 + bottom, 1 + sweet)
 
 
 @dataclass(frozen=True)
@@ -87,12 +93,11 @@ class Dip:
     depths: np.ndarray  # by seed
     rebounds: np.ndarray
     valley: Valley | None  # of ``mean``
-    mean: np.ndarray  # over seeds, smoothed (levels,)
+    mean: np.ndarray  # ``smoothed_mean`` (levels,)
 
     @property
     def is_double_descent(self) -> bool:
-        """Whether the rise is larger than chance (95 % interval above 0). A network that has memorised all wrong labels
-        need not fall before it, so a fall is measured and not asked for."""
+        """Whether the rise is larger than chance (95 % interval above 0); a fall before it is not asked for."""
         return bool(self.rebound.low > 0)
 
     @property
@@ -119,23 +124,25 @@ class Dip:
 
 
 def held_out_valleys(curves: np.ndarray) -> list[Valley | None]:
-    """For each seed of ``curves`` (seeds, levels), the valley in the smoothed mean of the *other half* of the seeds, so
-    that what is measured at those levels has not been picked on it. A single seed is its own reference."""
-    smoothed, half = smooth(curves), np.arange(len(curves)) % 2
-    if len(curves) == 1:
-        return [find_valley(smoothed[0])]
-    valleys = [find_valley(smoothed[half != mine].mean(axis=0)) for mine in (0, 1)]
-    return [valleys[mine] for mine in half]
+    """For each seed of ``curves`` (seeds, levels), the valley in the smoothed mean of the *other half* of the seeds (of
+    three or two: of the others), so that what is measured at those levels has not been picked on it. A single seed is
+    its own reference."""
+    seeds = len(curves)
+    if seeds == 1:
+        return [find_valley(curves[0])]
+    fold = np.arange(seeds) % (2 if seeds > 3 else seeds)
+    valleys = [find_valley(smoothed_mean(curves[fold != one])) for one in range(fold.max() + 1)]
+    return [valleys[one] for one in fold]
 
 
 def measure_dip(curves: np.ndarray) -> Dip:
     """Depth and rebound of the dip in ``curves`` (seeds, levels), accuracies in [0, 1].
 
     Looking for the largest rise of a noisy curve always finds one, so it is never measured on the seeds that it was
-    found on: the three levels come from the other half of them (``held_out_valleys``). On a curve that never rises,
-    however noisy, depth and rebound are then 0 or negative on average. (All other seeds instead of half of them share
-    so much that a flat curve seems to rise nearly twice as often.) A single seed has no such guard, and no interval.
-    The price: a dip comes out a little too small where the halves place it differently.
+    found on: the levels come from the other half of them (``held_out_valleys``). On a curve that never rises, however
+    noisy, the rebound is then 0 or negative on average; one that the halves place differently comes out a little too
+    small. (All other seeds instead of half of them share so much that a flat curve seems to rise nearly twice as
+    often.) A single seed has no such guard, and no interval.
     """
     curves = np.atleast_2d(np.asarray(curves, dtype=float))
     depths, rebounds = np.zeros(len(curves)), np.zeros(len(curves))
@@ -143,7 +150,7 @@ def measure_dip(curves: np.ndarray) -> Dip:
         if valley:
             depths[k] = 100 * (curves[k, valley.light] - curves[k, valley.bottom])
             rebounds[k] = 100 * (curves[k, valley.sweet] - curves[k, valley.bottom])
-    mean = smooth(curves).mean(axis=0)
+    mean = smoothed_mean(curves)
     return Dip(Estimate.of(depths), Estimate.of(rebounds), depths, rebounds, find_valley(mean), mean)
 
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import pandas as pd
 
-from sdd_utils.analysis.curves import at_weight_decay, of_method, optimal_weight_decay, student, vanilla, weight_decays
+from sdd_utils.analysis.curves import at_weight_decay, of_method, optimal_weight_decay, vanilla, weight_decays
 
 BLUE, ORANGE, GREEN, RED, PURPLE = "#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc"
 SKY, BROWN = "#56b4e9", "#ca9161"
@@ -20,15 +20,10 @@ class Method:
     label: str
     colour: str
     rows: Callable[[pd.DataFrame, str, float], pd.DataFrame]
-    subject: str = ""  # of a remedy, how claims call it
+    subject: str = ""  # how claims call it, if it is more than pruning at some λ
     teacher: str | None = None  # the rule that picks its teacher
     beside_vanilla: bool = True  # whether the figures of vanilla beside its students show it
     in_the_paper: bool = True
-
-    @property
-    def is_remedy(self) -> bool:
-        """Whether it is more than pruning at some λ."""
-        return bool(self.subject)
 
 
 def optimal(levels: pd.DataFrame, arch: str, noise_rate: float) -> pd.DataFrame:
@@ -44,17 +39,20 @@ def distilled(rule: str, colour: str, method: str = "kd", **facts: bool) -> Meth
     label, subject = f"{name} teacher", f"a student of the {name} teacher"
     if method == "kd-early":
         label, subject = f"{label} and student", subject.replace("a student", "an early-stopped student")
-    return Method(label, colour, partial(student, teacher=rule, method=method), subject, rule, **facts)
+    return Method(label, colour, partial(of_method, method=method, teacher=rule), subject, rule, **facts)
 
-
-OURS = {"in_the_paper": False}
 
 METHODS = {
     "vanilla": Method("vanilla", "0.25", vanilla),
     "l2": Method("optimal λ", GREEN, optimal, beside_vanilla=False),
     "sparse": distilled("sparse", BLUE),
     "dense": distilled("dense", ORANGE),
-    "early_stopped": distilled("early_stopped", SKY, **OURS),
-    "early": Method("early stopping", BROWN, partial(of_method, method="early"), "early stopping", **OURS),
-    "kd-early": distilled("early_stopped", RED, "kd-early", beside_vanilla=False, **OURS),
+    "early_stopped": distilled("early_stopped", SKY, in_the_paper=False),
+    "early": Method("early stopping", BROWN, partial(of_method, method="early"), "early stopping", in_the_paper=False),
+    "kd-early": distilled("early_stopped", RED, "kd-early", beside_vanilla=False, in_the_paper=False),
 }
+
+
+def named(statement: str) -> str:
+    """Which of the METHODS a claim's statement is about, by its subject; "" if none."""
+    return next((name for name, method in METHODS.items() if method.subject and method.subject in statement), "")

@@ -13,19 +13,15 @@ def grid(levels: pd.DataFrame) -> pd.DataFrame:
     """One row a (arch, noise_rate, teacher, temperature, alpha): of its students.
 
     ``val`` is validation accuracy (%), mean over seeds and levels; ``rebound``, ``low``, ``high`` the dip's rebound in
-    points and its 95 % interval; ``sweet`` test accuracy (%) at the level of the same seed's sparse teacher; ``kept``
-    the highest sparsity (%) at which the mean curve is within one point of its best.
+    points and its 95 % interval; ``sweet`` test accuracy (%) at the level of the same seed's sparse teacher.
     """
     rows = []
     for key, part in levels[levels["method"] == "kd"].groupby([*SETTING, "temperature", "alpha"]):
-        curves = curves_of(part)
-        rebound = measure_dip(curves).rebound
-        mean, sparsity = curves.mean(axis=0), part.groupby("level")["sparsity"].first().to_numpy()
+        rebound = measure_dip(curves_of(part)).rebound
         row = dict(zip([*SETTING, "temperature", "alpha"], key, strict=True))
-        row |= {"val": 100 * part["val_acc"].mean(), "seeds": len(curves)}
+        row |= {"val": 100 * part["val_acc"].mean(), "seeds": rebound.n}
         row |= {"rebound": rebound.value, "low": rebound.low, "high": rebound.high}
-        row["sweet"] = sweet_accuracy(part, vanilla(levels, *key[:2])).mean()
-        rows.append(row | {"kept": 100 * sparsity[mean >= mean.max() - 0.01].max()})
+        rows.append(row | {"sweet": sweet_accuracy(part, vanilla(levels, *key[:2])).mean()})
     return pd.DataFrame(rows)
 
 
@@ -47,9 +43,9 @@ def chosen(table: pd.DataFrame, fixed: dict[str, tuple[float, float]]) -> pd.Dat
         by_candidate = part.set_index(["temperature", "alpha"], drop=False)
         ways |= {name: by_candidate.loc[candidate] for name, candidate in fixed.items()}
         setting = dict(zip(SETTING, key, strict=True))
-        columns = ["temperature", "alpha", "rebound", "sweet", "kept"]
+        columns = ["temperature", "alpha", "rebound", "sweet"]
         rows += [setting | {"way": way} | row[columns].to_dict() for way, row in ways.items()]
-        rows.append(setting | {"way": "mean of the grid"} | part[["rebound", "sweet", "kept"]].mean().to_dict())
-        best = {"rebound": part["rebound"].min(), "sweet": part["sweet"].max(), "kept": part["kept"].max()}
+        rows.append(setting | {"way": "mean of the grid"} | part[["rebound", "sweet"]].mean().to_dict())
+        best = {"rebound": part["rebound"].min(), "sweet": part["sweet"].max()}
         rows.append(setting | {"way": "best of the grid, column by column"} | best)
     return pd.DataFrame(rows)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from sdd_utils.analysis.claims import CLAIMS
 from sdd_utils.analysis.dip import Estimate, curves_of, measure_dip
-from sdd_utils.analysis.methods import METHODS
+from sdd_utils.analysis.methods import METHODS, named
 
 VERDICTS = {"holds": "holds", "fails": "fails", "inconclusive": "is open", "not applicable": "does not apply"}
 
@@ -44,11 +44,10 @@ def course(rows: pd.DataFrame) -> str:
     """What one setting's mean test accuracy does: from where it falls to where, and what it comes back to."""
     curves = curves_of(rows)
     mean, left = 100 * curves.mean(axis=0), 100 * (1 - rows.groupby("level")["sparsity"].first())
-    dip = measure_dip(curves)
-    if not (valley := dip.valley):
+    if not (valley := measure_dip(curves).valley):
         return f"accuracy does not rise anywhere between {mean[0]:.1f} % (dense) and {mean[-1]:.1f} % (last level)"
     light, low, sweet = mean[[valley.light, valley.bottom, valley.sweet]]
-    down = f"falls from {light:.1f} % to" if dip.depth.value > 0 else "is"
+    down = f"falls from {light:.1f} % to" if low < light else "is"
     up = "rises" if sweet > low else "goes on"
     there = f"{low:.1f} % with {share(left[valley.bottom])} % of the weights left"
     return f"accuracy {down} {there} and {up} to {sweet:.1f} % with {share(left[valley.sweet])} % left"
@@ -67,11 +66,10 @@ def judged(claims: pd.DataFrame, number: str, cases: bool = True) -> str:
 
 def _cases(statements: Iterable[str]) -> str:
     """The settings and remedies that statements of claims are about, those with several rates or remedies once."""
-    found = []
-    for text in statements:
-        named = [method for method in METHODS.values() if method.subject and method.subject in text]
-        remedy = max(named, key=lambda method: len(method.subject)).label if named else ""
-        found.append((*re.match(r"(.*), ε = ([\d.]+):", text).groups(), remedy))
+    found = [
+        (*re.match(r"(.*), ε = ([\d.]+):", text).groups(), METHODS[way].label if (way := named(text)) else "")
+        for text in statements
+    ]
     rates = pd.DataFrame(found, columns=["arch", "rate", "way"]).groupby(["arch", "way"], sort=False)["rate"]
     both = rates.agg(listed).reset_index().groupby(["arch", "rate"], sort=False)["way"].agg(listed)
     return "; ".join(f"{arch}, ε = {rate}" + (f" ({ways})" if ways else "") for (arch, rate), ways in both.items())

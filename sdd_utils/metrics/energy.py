@@ -80,10 +80,9 @@ class EnergyMeter:
         counted = any(name in str(part) for part in self.tracker._hardware for name in COUNTERS)
         total = own = record["energy_consumed"]
         own -= record["gpu_energy"] * (1 - 1 / self.on_one_gpu)
-        if counted:
-            own -= record["cpu_energy"] * (1 - 1 / self.at_a_time)
-        else:  # memory too by this process's time on the processor, lest a run costs more for others beside it
-            own -= record["ram_energy"] * (1 - min((time.process_time() - self.began) / record["duration"], 1))
+        # Without a counter memory too by the time on the processor, lest a run is dearer for what runs beside it.
+        busy = min((time.process_time() - self.began) / record["duration"], 1)
+        own -= record["cpu_energy"] * (1 - 1 / self.at_a_time) if counted else record["ram_energy"] * (1 - busy)
         self.source = "measured" if counted else "estimated from TDP"
         if record["gpu_energy"] and not counted:
             self.source = "GPU measured, processor estimated from TDP"

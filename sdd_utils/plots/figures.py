@@ -55,10 +55,9 @@ def _over_the_training_set(plain: pd.DataFrame) -> tuple[Figure, Axes, Axes]:
 
 
 def _finished(fig: Figure, top: Axes, below: Axes) -> Figure:
-    panels.sparsity_axis(below if below.lines else top)
-    top.set(xlabel="" if below.lines else "remaining weights (%)", ylabel="test accuracy (%)")
-    panels.clip(top)
-    below.set_ylim(-3, 103)
+    panels.sparsity_axis(top)
+    top.set(xlabel="", ylabel="test accuracy (%)", ylim=(None, min(top.get_ylim()[1], 102)))
+    below.set(xlabel="remaining weights (%)", ylim=(-3, 103))
     return fig
 
 
@@ -121,15 +120,16 @@ def frontier(levels: pd.DataFrame) -> Figure:
                 ax.annotate(f"{share(100 - 100 * one['sparsity'])} %", (one["spent"], one["percent"]), (1, 4), **style)
         ax.set_title(setting_name(*setting), fontsize=9)
         ax.set(xscale="log", xlabel=f"spent on training ({unit})")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        ax.tick_params(axis="x", labelsize=7)
         ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         ax.xaxis.set_minor_formatter(NullFormatter())
     for line in axes:
         line[0].set_ylabel("test accuracy (%)")
-    ways = {way: dots for ax in axes.flat for dots, way in zip(*ax.get_legend_handles_labels(), strict=True)}
-    order = [method.label for method in METHODS.values() if method.label in ways]
-    # Outside: dots may lie anywhere in a panel.
-    fig.legend([ways[way] for way in order], order, loc="outside lower center", ncols=4, fontsize=7, handletextpad=0)
+    found = {way: dots for ax in axes.flat for dots, way in zip(*ax.get_legend_handles_labels(), strict=True)}
+    ways = {method.label: found[method.label] for method in METHODS.values() if method.label in found}
+    style = {"ncols": 4 if len(settings) > 1 else 2, "fontsize": 7, "handletextpad": 0}
+    fig.legend(ways.values(), ways.keys(), loc="outside lower center", **style)  # dots may lie anywhere in a panel
     return fig
 
 
@@ -186,4 +186,5 @@ def all_figures(levels: pd.DataFrame, histograms: pd.DataFrame, shown: dict) -> 
 
 
 def _methods(levels: pd.DataFrame, arch: str, rate: float) -> Lines:
-    return panels.lines_of((method for method in METHODS.values() if method.beside_vanilla), levels, arch, rate)
+    lines = [(m.label, m.rows(levels, arch, rate), m.colour) for m in METHODS.values() if m.beside_vanilla]
+    return [line for line in lines if len(line[1])]

@@ -1,7 +1,6 @@
 """How curves are drawn: means over seeds with 95 % t intervals, in colours that are safe for colour-blind readers."""
 
 import io
-from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from sdd_utils.analysis.dip import Estimate, curves_of, measure_dip
-from sdd_utils.analysis.methods import Method
 
 COLUMN = 3.5  # inches: one column of a two-column paper
 PHASE_COLOURS = {"light": "#e8f1e8", "critical": "#f8dcd6", "sweet": "#dbe8f7", "collapsed": "#e6e6e6"}
@@ -74,17 +72,8 @@ def shade_phases(ax: Axes, rows: pd.DataFrame, names: bool = True) -> None:
 Lines = list[tuple[str, pd.DataFrame, object]]  # what a panel shows: label, rows of one setting, colour
 
 
-def lines_of(methods: Iterable[Method], levels: pd.DataFrame, arch: str, noise_rate: float) -> Lines:
-    """The lines of those methods that have rows in a setting."""
-    lines = [(method.label, method.rows(levels, arch, noise_rate), method.colour) for method in methods]
-    return [line for line in lines if len(line[1])]
-
-
 def draw_panels(panels: dict[str, Lines], phases_of: str | None = None, marked: bool = False) -> Figure:
-    """A grid of panels by title with one accuracy axis; the phases of the line ``phases_of`` colour the background.
-
-    ``marked``: whether dips are.
-    """
+    """A grid of panels with one accuracy axis; the phases of the line ``phases_of`` behind them; dips may be marked."""
     if not panels:
         return nothing()
     fig, axes = panel_grid(len(panels))
@@ -100,7 +89,6 @@ def draw_panels(panels: dict[str, Lines], phases_of: str | None = None, marked: 
         sparsity_axis(ax)
     for line in axes:
         line[0].set_ylabel("test accuracy (%)")
-    clip(axes[0, 0])
     make_room(axes.flat[: len(panels)])
     return fig
 
@@ -116,15 +104,9 @@ def panel_grid(panels: int, columns: int = 3) -> tuple[Figure, np.ndarray]:
     return fig, axes
 
 
-def clip(ax: Axes) -> None:
-    """Keep the accuracy axis (%) to what is possible, beyond which the band of a few seeds can reach."""
-    low, high = ax.get_ylim()
-    ax.set_ylim(max(low, 0), min(high, 102))
-
-
 def make_room(axes: np.ndarray | list[Axes]) -> None:
-    """Lower the accuracy axis, to 0 at most, until the legends at its lower left lie below the curves."""
-    low, high = axes[0].get_ylim()
+    """Lower the accuracy axis (%), to 0 at most, until the legends at its lower left lie below the curves."""
+    low, high = np.clip(axes[0].get_ylim(), 0, 102)
     for ax in axes:
         room = 0.05 + 0.085 * len(ax.lines)  # that a legend with so many lines takes, a share of the axis
         above = min(line.get_ydata()[line.get_xdata() >= 9].min() for line in ax.lines)

@@ -13,7 +13,6 @@ from sdd_utils.plots.panels import COLUMN
 HEAT_MAPS = {
     "rebound": "rebound left (points)",
     "sweet": "test accuracy where vanilla is sweet (%)",
-    "kept": "sparsity within one point of the best (%)",
 }
 
 
@@ -28,6 +27,7 @@ def heat_map(table: pd.DataFrame, column: str) -> Figure:
         for setting, ax in zip(settings, line, strict=True):
             mine = table[(table["arch"] == setting[0]) & (table["noise_rate"] == setting[1])]
             values = mine[mine["teacher"] == rule].pivot(index="alpha", columns="temperature", values=column)
+            values = values.reindex(index=sorted(set(table["alpha"])), columns=sorted(set(table["temperature"])))
             values = values.rename(index="{:g}".format, columns="{:g}".format).iloc[::-1]
             style = {"annot": True, "fmt": ".1f", "annot_kws": {"size": 7}, "cmap": "viridis", "cbar": False}
             sns.heatmap(values, ax=ax, **style, **limits)
@@ -36,7 +36,7 @@ def heat_map(table: pd.DataFrame, column: str) -> Figure:
                 ax.set_title(setting_name(*setting), fontsize=8)
             if ax in axes[-1]:
                 ax.set_xlabel("τ")
-        line[0].set_ylabel(f"{rule} teacher\nα")
+        line[0].set_ylabel(f"{METHODS[rule].label}\nα")
     fig.suptitle(HEAT_MAPS[column], fontsize=9)
     return fig
 

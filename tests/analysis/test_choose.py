@@ -11,7 +11,6 @@ from sdd_utils.analysis.choose import (
     clean_accuracy,
     first_drop,
     full_sweep,
-    patience,
     recommend,
     sparsest,
     standard_error,
@@ -19,11 +18,10 @@ from sdd_utils.analysis.choose import (
     validation_images,
     validation_maximum,
 )
-from sdd_utils.analysis.claims import claims_table
 from sdd_utils.analysis.cost import COSTS
-from sdd_utils.errors import ConfigError, Unsatisfiable
+from sdd_utils.errors import Unsatisfiable
 from sdd_utils.profiles import load_profile
-from sdd_utils.tables import check_levels, load_levels
+from sdd_utils.tables import load_levels
 
 MANY = 10_000  # so many validation images that a standard error is 0.4 points
 LAST = LEVELS - 1
@@ -46,14 +44,6 @@ def test_without_a_dip_the_first_drop_finds_what_the_full_sweep_finds_for_less()
     level = np.where(np.arange(LEVELS) < 20, 0.85, 0.85 - 0.05 * (np.arange(LEVELS) - 19))
     assert first_drop(level, MANY).taken == full_sweep(level, MANY).taken == 19
     assert first_drop(level, MANY).trained == 20
-
-
-@pytest.mark.parametrize(("levels", "taken"), [(2, 2), (3, 9), (6, 9)])
-def test_patience_outlasts_a_dip_that_is_shorter(levels, taken):
-    curve = np.array([0.9, 0.9, 0.9, 0.8, 0.8, 0.9, 0.9, 0.9, 0.9, 0.9, *[0.5] * 10])
-    choice = patience(levels)(curve, MANY)
-    assert choice.taken == taken
-    assert choice.trained == (4 if levels == 2 else 9 + levels)
 
 
 def test_a_fall_within_the_noise_of_validation_stops_nothing():
@@ -84,13 +74,6 @@ def test_every_rule_is_charged_for_what_it_trains_and_chooses_on_validation():
 def test_the_number_of_validation_images_comes_with_the_table(profile, images):
     assert validation_images(load_levels(profile)) == images
     assert load_profile(profile).experiments()[0].validation_images == images
-
-
-def test_a_table_that_does_not_say_how_many_validation_images_there_were_is_refused_by_the_columns_name():
-    old = check_levels(load_levels("digits").drop(columns="val_images"), "old.csv")
-    for needs_it in (validation_images, claims_table):
-        with pytest.raises(ConfigError, match="val_images: the levels of digits lack it; train the profile again"):
-            needs_it(old)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.5])
@@ -180,9 +163,3 @@ def test_a_limit_that_was_never_measured_is_not_satisfied():
 def test_an_unknown_limit_is_refused_with_those_that_exist():
     with pytest.raises(TypeError, match="max_time: unknown limit; there are min_accuracy, max_params, max_flops"):
         recommend(TABLE, max_time=3)
-
-
-def test_patience_counts_levels_in_a_row():
-    curve = np.array([0.9, 0.5, 0.9, 0.5, 0.5, 0.9, 0.9])
-    assert patience(3)(curve, 1000).trained == 6
-    assert patience(2)(curve, 1000).trained == 4

@@ -53,10 +53,7 @@ def paid(charge, pipeline, level, cost="train_flops", levels=LEVELS):
         ("full", "sparse", 4, 5 * 7 + 5),
         ("own", "sparse", 4, 5 * 7),
         ("full", "early", 4, 5 * 2),
-        ("full", "early_stopped", 4, 5 * 7 + 2),  # the teacher is level 0 of the curve that is stopped early,
-        ("shared", "early_stopped", 4, 5 * 7 + 2),  # which serves nobody else
-        ("shared", "dense", 0, 7 + 1 / 2),  # level 0 serves both students, the rest one of them
-        ("shared", "sparse", 0, 7 + 1 / 2 + 4),
+        ("full", "early_stopped", 4, 5 * 7 + 2),  # the teacher is level 0 of the curve that is stopped early
     ],
 )
 def test_a_pipeline_pays_for_its_levels_its_teacher_and_its_search(charge, pipeline, level, expected):
@@ -72,16 +69,6 @@ def test_a_way_to_train_that_is_not_known_here_is_no_search_of_a_weight_decay():
 def test_curves_that_cannot_be_told_apart_are_not_added_up():
     with pytest.raises(ValueError, match="the same seed and level occur twice"):
         spent(pd.concat([LEVELS, rows()], ignore_index=True))
-
-
-def test_what_students_share_adds_up_to_what_their_teachers_cost():
-    three = pd.concat([LEVELS, rows("kd", 7.0, teacher="sparse", teacher_arch="mlp", arch="vgg_like"),
-                       rows("vanilla", 2.0, arch="vgg_like")], ignore_index=True)  # fmt: skip
-    shared, own = (spent(three, charge).query("level == 0 and seed == 0") for charge in ("shared", "own"))
-    charged = shared["train_flops"].to_numpy() - own["train_flops"].to_numpy()
-    distilled = shared["pipeline"].isin(["sparse", "dense"]).to_numpy()
-    assert charged[distilled].sum() == pytest.approx(5)  # one vanilla curve of five levels distilled all three
-    assert paid("shared", "dense", 0, levels=three[three["arch"] == "mlp"]) == pytest.approx(7 + 1 / 2)
 
 
 def test_a_teacher_of_another_architecture_is_charged_at_its_own_cost():

@@ -4,7 +4,16 @@ import pytest
 from made_up import FLAT, LEVELS, MONOTONE, one_dip, table
 from scipy import stats
 
-from sdd_utils.analysis.dip import REMOVED, Estimate, curves_of, find_valley, measure_dip, smooth, summarise
+from sdd_utils.analysis.dip import (
+    REMOVED,
+    Estimate,
+    curves_of,
+    find_valley,
+    measure_dip,
+    smooth,
+    smoothed_mean,
+    summarise,
+)
 from sdd_utils.distillation import select_level
 
 
@@ -27,6 +36,13 @@ def test_one_dip_is_found_where_it_is_and_measured_right():
     assert borders[0] == 0
     assert borders[-1] == LEVELS - 1
     assert all(borders[i] + 1 == borders[i + 1] for i in (1, 3, 5))
+
+
+def test_what_the_schedule_of_level_0_does_is_no_dip():
+    """It may be the longer one: with it a network memorises what it forgets again in the shorter ones that follow."""
+    worse = FLAT - 0.2 * (np.arange(LEVELS) == 0)
+    assert measure_dip(np.stack([worse] * 3)).valley is None
+    assert measure_dip(np.stack([worse] * 3)).rebound.value == 0
 
 
 @pytest.mark.parametrize("curve", [MONOTONE, FLAT], ids=["falling", "flat"])
@@ -59,7 +75,7 @@ def test_a_tie_between_levels_is_not_broken_by_rounding():
     rng = np.random.default_rng(0)
     for _ in range(200):
         curves = rng.integers(20, 25, (3, 8)) / 29
-        one, other = find_valley(smooth(curves).mean(axis=0)), find_valley(smooth(curves[::-1]).mean(axis=0))
+        one, other = find_valley(smoothed_mean(curves)), find_valley(smoothed_mean(curves[::-1]))
         assert one == other
 
 
@@ -127,6 +143,7 @@ def test_valley_of_short_and_monotone_curves_is_none():
     assert find_valley(np.array([0.9, 0.1])) is None
     assert find_valley(MONOTONE) is None
     assert find_valley(np.array([0.9, 0.5, 0.8])).bottom == 1
+    assert find_valley(np.array([0.9])) is None
 
 
 def test_smoothing_keeps_a_constant_and_the_number_of_levels():

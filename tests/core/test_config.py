@@ -228,6 +228,19 @@ def test_an_experiment_that_is_described_twice_is_refused():
         profile.model_copy(update={"architectures": {"mlp": mlp}}).experiments()
 
 
+@pytest.mark.parametrize(
+    ("arch", "without", "teacher"),
+    [("vit", {"variants": []}, "early_stopped"), ("mlp", {"noise_rates": []}, "sparse|dense")],
+)
+def test_a_student_whose_teacher_is_no_curve_of_the_profile_is_refused(arch, without, teacher):
+    """Else nobody could say what the teacher is, or what it cost."""
+    profile = load_profile("smoke")
+    plan = profile.architectures[arch].model_copy(update=without)
+    said = rf"smoke: architectures\.{arch}: .*, the ({teacher}) teacher of .*, is not in the profile"
+    with pytest.raises(ConfigError, match=said):
+        profile.model_copy(update={"architectures": {arch: plan}}).experiments()
+
+
 def test_a_profile_may_pick_its_sparse_teachers_on_the_test_set():
     usual, by_test = (load_profile("smoke").model_copy(update={"selection": s}) for s in ("validation", "test"))
     changed = [exp for exp in by_test.experiments() if exp.run_id not in {e.run_id for e in usual.experiments()}]

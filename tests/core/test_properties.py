@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import nn
 
-from sdd_utils.analysis.dip import find_valley, measure_dip, smooth
+from sdd_utils.analysis.dip import find_valley, measure_dip, smoothed_mean
 from sdd_utils.config import Experiment
 from sdd_utils.data import symmetric_noise
 from sdd_utils.pruning import SparseNetwork, prune
@@ -86,14 +86,14 @@ def test_phases_follow_one_another_and_divide_the_levels_of_a_dip_between_them(v
 @given(curves)
 @settings(deadline=None)
 def test_no_rise_of_a_curve_is_larger_than_the_one_that_is_found(values):
-    curve = np.round(smooth(values).mean(axis=0), 9)
-    rises = [after - before for before, after in itertools.combinations(curve, 2)]
+    curve = np.round(smoothed_mean(values), 9)
+    rises = [after - before for before, after in itertools.combinations(curve[1:], 2)]
     if valley := find_valley(curve):
-        assert 0 <= valley.light <= valley.bottom < valley.sweet < len(curve)
+        assert 1 <= valley.light <= valley.bottom < valley.sweet < len(curve)
         assert curve[valley.sweet] - curve[valley.bottom] == max(rises)
-        assert curve[valley.light] == curve[: valley.bottom + 1].max()
+        assert curve[valley.light] == curve[1 : valley.bottom + 1].max()
     else:
-        assert max(rises) <= 0
+        assert max(rises, default=0) <= 0
 
 
 @given(curves)
@@ -108,7 +108,7 @@ def test_curves_that_only_fall_show_no_double_descent(values):
 @settings(deadline=None)
 def test_the_order_of_the_seeds_within_each_half_does_not_matter(values, rng):
     values = np.round(values * 256) / 256  # so that sums are exact in any order
-    halves = [list(range(first, len(values), 2)) for first in (0, 1)]
+    halves = [list(range(first, len(values), 2)) for first in (0, 1)] if len(values) > 3 else [[*range(len(values))]]
     order = np.arange(len(values))
     for half in halves:
         order[half] = rng.sample(half, len(half))

@@ -35,8 +35,8 @@ def test_curves_that_cannot_be_told_apart_are_not_drawn_as_their_mean(levels, fi
 
 
 def test_an_architecture_that_is_not_known_here_is_drawn_like_the_others_by_its_own_name(levels):
-    mine = levels.assign(arch=levels["arch"].replace("mlp", "mobilenet"))
-    assert [ax.get_title() for ax in figures.baseline(mine).axes] == ["ResNet-18", "ViT", "mobilenet"]
+    mine = levels.assign(arch=levels["arch"].replace("resnet18", "mobilenet"))
+    assert [ax.get_title() for ax in figures.baseline(mine).axes] == ["MLP", "ViT", "mobilenet"]
     statements = claims_table(mine)["statement"]
     assert statements.str.startswith("mobilenet, ε = 0.3: ").sum() == statements.str.startswith("ViT, ε = 0.3: ").sum()
 

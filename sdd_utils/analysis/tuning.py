@@ -17,7 +17,7 @@ def grid(levels: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for key, part in levels[levels["method"] == "kd"].groupby([*SETTING, "temperature", "alpha"]):
-        rebound = measure_dip(curves_of(part)).rebound
+        rebound = measure_dip(curves_of(part), held_out=False).rebound
         row = dict(zip([*SETTING, "temperature", "alpha"], key, strict=True))
         row |= {"val": 100 * part["val_acc"].mean(), "seeds": rebound.n}
         row |= {"rebound": rebound.value, "low": rebound.low, "high": rebound.high}

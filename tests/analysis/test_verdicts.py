@@ -19,7 +19,7 @@ def sweeps(curve, sd, rho, rng):
 
 def called_avoided(curve, sd, rho):
     """The share of sweeps whose rebound's interval lies below the margin."""
-    found = [measure_dip(one).rebound for one in sweeps(curve, sd, rho, np.random.default_rng(0))]
+    found = [measure_dip(one, held_out=False).rebound for one in sweeps(curve, sd, rho, np.random.default_rng(0))]
     return np.mean([rebound.high < REMOVED * REBOUND for rebound in found])
 
 
@@ -35,7 +35,7 @@ FLAT = np.interp(range(LEVELS), [0, 11, 14], [80, 80, 30])
 @pytest.mark.parametrize("rho", [0, 0.5])
 @pytest.mark.parametrize("sd", [0.7, 1, 2])
 def test_a_remedy_that_leaves_just_too_much_of_the_rebound_is_rarely_said_to_avoid_the_dip(sd, rho):
-    assert called_avoided(with_rebound(REMOVED * REBOUND), sd, rho) <= 0.06
+    assert called_avoided(with_rebound(REMOVED * REBOUND), sd, rho) <= 0.05
 
 
 @pytest.mark.parametrize("rho", [0, 0.5])

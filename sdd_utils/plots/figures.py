@@ -95,10 +95,10 @@ def distillation(levels: pd.DataFrame) -> Figure:
 def frontier(levels: pd.DataFrame) -> Figure:
     """Test accuracy against all energy spent (FLOPs where it was not measured).
 
-    One panel for each (architecture, ε) with students, one point a (way to prune, level), means over seeds, smaller the
-    fewer weights are left, and that nearest to 1 % labelled; the line joins those that none beats in both.
+    One panel for each (architecture, ε) with students (each, if none has), one point a (way to prune, level), means
+    over seeds, smaller the fewer weights are left, that nearest to 1 % labelled; the line joins those that none beats.
     """
-    settings = curves.distilled_settings(levels)
+    settings = curves.distilled_settings(levels) or curves.vanilla_settings(levels)
     if not settings:
         return panels.nothing()
     table = spent(levels)

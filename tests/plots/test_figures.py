@@ -47,6 +47,12 @@ def test_the_frontier_says_how_many_weights_its_networks_have_left(levels):
     assert all(text.endswith(" %") and 0 < float(text[:-2]) <= 100 for text in labels)
 
 
+def test_without_students_the_frontier_shows_what_there_is(levels):
+    fig = figures.frontier(levels[levels["method"].isin(["vanilla", "early"])])
+    assert [ax.get_title() for ax in fig.axes][:3] == ["MLP, ε = 0.1", "MLP, ε = 0.3", "MLP, ε = 0.5"]
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["vanilla", "early stopping"]
+
+
 def test_legends_lie_below_the_curves():
     """Where all curves run high, as those of few seeds on CIFAR do, the axis goes lower."""
     fig = figures.cure(load_levels("cifar10-small"), "resnet18", 0.5)

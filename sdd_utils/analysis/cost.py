@@ -60,7 +60,8 @@ def beside_vanilla(table: pd.DataFrame, cost: str = "train_flops") -> pd.DataFra
         goal = ways.loc["vanilla", best]
         for name in part["pipeline"].unique():
             way = ways.loc[name]
-            first = way[(way.index > 0) & (way["test_acc"] >= goal["test_acc"])].reindex([*way.index]).bfill().iloc[0]
+            enough = way[(way.index > 0) & (way["test_acc"] >= goal["test_acc"])]
+            first = enough.iloc[0] if len(enough) else pd.Series(np.nan, way.columns)
             row = {"arch": arch, "noise_rate": rate, "pipeline": name, "sparsity": 100 * goal["sparsity"]}
             row |= {"cost": way[cost][best] / goal[cost], "gain": 100 * (way["test_acc"][best] - goal["test_acc"])}
             rows.append(row | {"first cost": first[cost] / goal[cost], "first sparsity": 100 * first["sparsity"]})

@@ -129,7 +129,7 @@ def held_out_valleys(curves: np.ndarray) -> list[Valley | None]:
     its own reference."""
     seeds = len(curves)
     if seeds == 1:
-        return [find_valley(curves[0])]
+        return [find_valley(smoothed_mean(curves))]
     fold = np.arange(seeds) % (2 if seeds > 3 else seeds)
     valleys = [find_valley(smoothed_mean(curves[fold != one])) for one in range(fold.max() + 1)]
     return [valleys[one] for one in fold]
@@ -148,12 +148,12 @@ def measure_dip(curves: np.ndarray, held_out: bool = True) -> Dip:
     curves = np.atleast_2d(np.asarray(curves, dtype=float))
     depths, rebounds = np.zeros(len(curves)), np.zeros(len(curves))
     mean = smoothed_mean(curves)
-    valleys = held_out_valleys(curves) if held_out else [find_valley(mean)] * len(curves)
-    for k, valley in enumerate(valleys):
+    of_all = find_valley(mean)
+    for k, valley in enumerate(held_out_valleys(curves) if held_out else [of_all] * len(curves)):
         if valley:
             depths[k] = 100 * (curves[k, valley.light] - curves[k, valley.bottom])
             rebounds[k] = 100 * (curves[k, valley.sweet] - curves[k, valley.bottom])
-    return Dip(Estimate.of(depths), Estimate.of(rebounds), depths, rebounds, find_valley(mean), mean)
+    return Dip(Estimate.of(depths), Estimate.of(rebounds), depths, rebounds, of_all, mean)
 
 
 def curves_of(levels: pd.DataFrame, column: str = "test_acc") -> np.ndarray:

@@ -107,6 +107,10 @@ def test_a_single_seed_is_measured_without_an_interval():
     assert dip.rebound.value == pytest.approx(10, abs=1.5)
     assert np.isnan(dip.rebound.low)
     assert not dip.is_double_descent
+    wobbling = one_dip() + 0.02 * (-1.0) ** np.arange(LEVELS)
+    assert (
+        measure_dip(wobbling).rebounds == measure_dip(wobbling, held_out=False).rebounds
+    )  # there is nothing to hold out
 
 
 def test_the_interval_holds_the_mean_as_often_as_it_says_and_a_percentile_bootstrap_does_not():

@@ -81,10 +81,16 @@ def test_dense_networks_have_memorised_the_wrong_labels(name, levels):
     assert dense["memorised"].min() >= 0.95
 
 
-@pytest.mark.parametrize("name", STORIES)
-def test_the_last_networks_cannot_memorise_any_more(name, levels):
+MEMORISED = {"cifar10-small-vit": 0.6}
+"""Of the wrong labels, where it is less than nine tenths: a ViT's twelve epochs a level are not enough for that."""
+
+
+@pytest.mark.parametrize("name", STORIES)  # studies may train for fewer schedules
+def test_the_networks_memorise_the_noise_before_they_cannot(name, levels):
     for arch, rate in vanilla_settings(levels):
-        assert curves_of(vanilla(levels, arch, rate), "memorised").mean(axis=0)[-1] < 0.3
+        memorised = curves_of(vanilla(levels, arch, rate), "memorised").mean(axis=0)
+        assert memorised.max() > MEMORISED.get(name, 0.9)
+        assert memorised[-1] < 0.3
 
 
 def test_a_curve_that_is_trained_again_gives_the_committed_rows(tmp_path):

@@ -8,6 +8,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from sdd_utils.config import Experiment
+from sdd_utils.distillation import TEACHERS
 from sdd_utils.errors import ConfigError
 from sdd_utils.files import ROOT
 from sdd_utils.settings import PROFILE_NAME, Settings, entry_of
@@ -37,10 +38,9 @@ class Variant(Settings):
 
 
 class Distillation(Settings):
-    """Students of the vanilla curves: every combination of the lists."""
+    """Students of the vanilla curves, or of the variant that a rule asks for: every combination of the lists."""
 
     teacher_arch: str | None = None  # another architecture of the profile; None: the student's own
-    differing: dict[str, dict] = Field(default_factory=dict)  # by rule, fields of its teacher
     settings: dict = Field(default_factory=dict)  # fields in which the students differ from the vanilla curves
     noise_rates: list[float]
     teachers: list[Annotated[str, entry_of("distillation", "TEACHERS")]]
@@ -138,6 +138,14 @@ class Profile(Settings):
         def rates(own: list[float]) -> list[float]:
             return own if on.noise_rates is None else on.noise_rates
 
+        def source(rule: str, seed: int, rate: float, arch: str) -> Experiment:
+            if TEACHERS[rule].of == "vanilla":
+                return experiment(seed, rate, arch)
+            if early := [v.settings for v in self.architectures[arch].variants if "patience" in v.settings]:
+                return experiment(seed, rate, arch, **early[0])
+            what = f"none has a patience, and {rule} teachers come from such curves"
+            raise ConfigError(f"{self.profile}: architectures.{arch}: variants: {what}")
+
         found = []
         for seed in range(plan.seeds):
             found += [experiment(seed, rate) for rate in rates(plan.noise_rates)]
@@ -149,8 +157,8 @@ class Profile(Settings):
             for d in plan.distillation:
                 grid = product(rates(d.noise_rates), d.teachers, d.temperatures, d.alphas)
                 for rate, rule, temperature, alpha in grid:
-                    other = experiment(seed, rate, d.teacher_arch or arch, **d.differing.get(rule, {}))
-                    teacher, loss = {"rule": rule, "experiment": other}, {"temperature": temperature, "alpha": alpha}
+                    teacher = {"rule": rule, "experiment": source(rule, seed, rate, d.teacher_arch or arch)}
+                    loss = {"temperature": temperature, "alpha": alpha}
                     picked = {"selection": self.selection} if rule == "sparse" else {}
                     found.append(experiment(seed, rate, teacher=teacher, **loss, **picked, **d.settings))
         return found

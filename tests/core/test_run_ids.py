@@ -13,9 +13,10 @@ FROZEN = {
     "cifar10-small-vit": (15, "b6767ad02bde26f5"),
     "cifar10-tiny": (9, "46fcbe863d42971f"),
     "cifar10n-tiny": (9, "76f6e11e660aeba8"),
-    "digits": (152, "565b9ecde3585011"),
+    "digits": (164, "acf4d954cbdac78b"),
     "digits-full": (620, "cd8f9b4f1a66ccac"),
-    "digits-tau-alpha": (243, "33a3db98ecc01aba"),
+    "digits-tau-alpha": (279, "663b269bf5587367"),
+    "mnist": (24, "74f7816ee90ceba6"),
     "paper": (315, "16ff23a7613a4453"),
     "smoke": (27, "42fc75bb28615d89"),
 }

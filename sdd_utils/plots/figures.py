@@ -1,5 +1,7 @@
 """The figures, as the notebooks show them and as ``figures/`` holds them: what each shows; panels.py has how."""
 
+from functools import partial
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -17,6 +19,8 @@ from sdd_utils.models import label_of
 from sdd_utils.plots import panels
 from sdd_utils.plots.panels import COLUMN, Lines, draw_curves, draw_panels
 from sdd_utils.tables import WEIGHT_BIN, WEIGHT_BINS
+
+RINGED = "about 1 % of the weights left"
 
 
 def tour(levels: pd.DataFrame, arch: str, noise_rate: float) -> Figure:
@@ -62,7 +66,7 @@ def _finished(fig: Figure, top: Axes, below: Axes) -> Figure:
 
 
 def baseline(levels: pd.DataFrame) -> Figure:
-    """Vanilla curves: one panel an architecture, one line a noise rate; triangles at the foot and the top of a rise."""
+    """Vanilla curves: one panel an architecture, one line a noise rate; triangles where a rise and a fall are sure."""
     plain = levels[levels["method"] == "vanilla"]
 
     def lines(arch: str) -> Lines:
@@ -80,7 +84,9 @@ def l2_sweep(levels: pd.DataFrame) -> Figure:
     def lines(arch: str, rate: float) -> Lines:
         grid = curves.weight_decays(levels, arch, rate)
         shades = zip(grid, sns.color_palette("viridis", len(grid)), strict=True)
-        return [(f"λ = {d:g}", curves.at_weight_decay(levels, arch, rate, d), colour) for d, colour in shades]
+        names = dict(zip(_two_decays(levels, arch, rate), (" (regular)", " (optimal)"), strict=True))
+        at = partial(curves.at_weight_decay, levels, arch, rate)
+        return [(f"λ = {decay:g}{names.get(decay, '')}", at(decay), colour) for decay, colour in shades]
 
     settings = [s for s in curves.vanilla_settings(levels) if len(curves.weight_decays(levels, *s)) > 1]
     return draw_panels({setting_name(*s): lines(*s) for s in settings})
@@ -96,7 +102,8 @@ def frontier(levels: pd.DataFrame) -> Figure:
     """Test accuracy against all energy spent (FLOPs where it was not measured).
 
     One panel for each (architecture, ε) with students (each, if none has), one point a (way to prune, level), means
-    over seeds, smaller the fewer weights are left, that nearest to 1 % labelled; the line joins those that none beats.
+    over seeds, smaller the fewer weights are left, that nearest to 1 % ringed. The line joins the points that none
+    beats; along it is the share of the weights left.
     """
     settings = curves.distilled_settings(levels) or curves.vanilla_settings(levels)
     if not settings:
@@ -111,14 +118,15 @@ def frontier(levels: pd.DataFrame) -> Figure:
         mine = curves.select(points, [setting])
         best = front(mine, "spent", "percent")
         ax.plot(best["spent"], best["percent"], color="0.6", lw=1, zorder=1)
+        _shares_left(ax, best, room=0.17 * np.log(mine["spent"].max() / mine["spent"].min()))
         for name, method in METHODS.items():
             if len(rows := mine[mine["pipeline"] == name]):
                 size = 4 + 16 * (1 - rows["sparsity"])
                 ax.scatter(rows["spent"], rows["percent"], s=size, color=method.colour, label=method.label, lw=0)
                 one = rows.loc[np.log(1 - rows["sparsity"]).sub(np.log(0.01)).abs().idxmin()]
-                style = {"textcoords": "offset points", "fontsize": 6, "color": method.colour}
-                ax.annotate(f"{share(100 - 100 * one['sparsity'])} %", (one["spent"], one["percent"]), (1, 4), **style)
+                ax.scatter(one["spent"], one["percent"], 22, "none", edgecolors="k", lw=0.6, label=RINGED, zorder=3)
         ax.set_title(setting_name(*setting), fontsize=9)
+        ax.margins(y=0.12)
         ax.set(xscale="log", xlabel=f"spent on training ({unit})")
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         ax.tick_params(axis="x", labelsize=7)
@@ -127,14 +135,23 @@ def frontier(levels: pd.DataFrame) -> Figure:
     for line in axes:
         line[0].set_ylabel("test accuracy (%)")
     found = {way: dots for ax in axes.flat for dots, way in zip(*ax.get_legend_handles_labels(), strict=True)}
-    ways = {method.label: found[method.label] for method in METHODS.values() if method.label in found}
+    ways = {way: found[way] for way in [*(method.label for method in METHODS.values()), RINGED] if way in found}
     style = {"ncols": 4 if len(settings) > 1 else 2, "fontsize": 7, "handletextpad": 0}
     fig.legend(ways.values(), ways.keys(), loc="outside lower center", **style)  # dots may lie anywhere in a panel
     return fig
 
 
-def weights(histograms: pd.DataFrame, remaining: tuple[float, ...] = (50, 10, 3)) -> Figure:
-    """Density of the surviving weights at the two smallest λ (of a ViT the paper's pair), one row an architecture.
+def _shares_left(ax: Axes, best: pd.DataFrame, room: float) -> None:
+    """Write the share of the weights left over points of a front, with ``room`` (in log cost) between them."""
+    last = -np.inf
+    for one in best.itertuples():
+        if np.log(one.spent) - last > room:
+            last, style = np.log(one.spent), {"textcoords": "offset points", "fontsize": 6, "ha": "center"}
+            ax.annotate(f"{share(100 - 100 * one.sparsity)} %", (one.spent, one.percent), (0, 5), **style)
+
+
+def weights(levels: pd.DataFrame, histograms: pd.DataFrame, remaining: tuple[float, ...] = (50, 10, 3)) -> Figure:
+    """Density of the surviving weights at the regular and the optimal λ, one row an architecture.
 
     Columns are the levels whose share of remaining weights is closest to each of ``remaining`` (%). Of several noise
     rates the first is shown. The outermost bins, which hold all that lies beyond, count and are not drawn.
@@ -151,7 +168,7 @@ def weights(histograms: pd.DataFrame, remaining: tuple[float, ...] = (50, 10, 3)
         for percent, ax in zip(remaining, row, strict=True):
             level = (np.log(100 * (1 - rows["sparsity"])) - np.log(percent)).abs().idxmin()
             at = rows[rows["level"] == rows.loc[level, "level"]]
-            for decay, colour in zip(sorted(at["weight_decay"].unique()), (BLUE, ORANGE), strict=False):
+            for decay, colour in zip(_two_decays(levels, arch, at["noise_rate"].iat[0]), (BLUE, ORANGE), strict=True):
                 histogram = at[at["weight_decay"] == decay].sort_values("bin")
                 density = histogram["count"] / histogram["count"].sum() / WEIGHT_BIN
                 centre = histogram["bin"] + WEIGHT_BIN / 2
@@ -178,11 +195,16 @@ def all_figures(levels: pd.DataFrame, histograms: pd.DataFrame, shown: dict) -> 
         "cure": cure(levels, **shown),
         "baseline": baseline(levels),
         "l2_sweep": l2_sweep(levels),
-        "weights": weights(histograms),
+        "weights": weights(levels, histograms),
         "frontier": frontier(levels),
     }
     one = [(shown["arch"], shown["noise_rate"])] == curves.distilled_settings(levels)
     return drawn if one else drawn | {"distillation": distillation(levels)}
+
+
+def _two_decays(levels: pd.DataFrame, arch: str, rate: float) -> tuple[float, float]:
+    """The regular and the optimal λ of a setting that has several."""
+    return curves.regular_weight_decay(levels, arch), curves.optimal_weight_decay(levels, arch, rate)
 
 
 def _methods(levels: pd.DataFrame, arch: str, rate: float) -> Lines:

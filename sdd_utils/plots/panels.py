@@ -38,11 +38,11 @@ def _interval(percents: pd.Series) -> tuple[float, float]:
 
 
 def mark_dip(ax: Axes, rows: pd.DataFrame, colour: object) -> None:
-    """A triangle at the foot of a rise that is sure, and one at its top."""
+    """A triangle at the top of a rise that is sure, and one at its foot where a fall before it is sure as well."""
     dip, percent = measure_dip(curves_of(rows)), 100 * rows.groupby("level")[["test_acc", "sparsity"]].mean()
-    if dip.is_double_descent and dip.valley:
-        for level, marker in ((dip.valley.bottom, "v"), (dip.valley.sweet, "^")):
-            point = percent.loc[level]
+    for phase, marker, end in (("critical", "v", "bottom"), ("sweet", "^", "sweet")):
+        if phase in dip.phases:
+            point = percent.loc[getattr(dip.valley, end)]
             ax.scatter(100 - point["sparsity"], point["test_acc"], 36, [colour], marker, edgecolors="w", zorder=3)
 
 

@@ -17,7 +17,8 @@ HEAT_MAPS = {
 
 
 def heat_map(table: pd.DataFrame, column: str) -> Figure:
-    """One of HEAT_MAPS over τ and α: a row a teacher, a column an (architecture, ε), one colour scale for all."""
+    """One of HEAT_MAPS over τ and α: a row a teacher, a column an (architecture, ε), one colour scale for all; what was
+    not trained is grey."""
     settings = list(dict.fromkeys(zip(table["arch"], table["noise_rate"], strict=True)))
     teachers = [rule for rule in METHODS if rule in set(table["teacher"])]
     size = (COLUMN * 2, 1.7 * len(teachers) + 0.4)
@@ -31,7 +32,8 @@ def heat_map(table: pd.DataFrame, column: str) -> Figure:
             values = values.rename(index="{:g}".format, columns="{:g}".format).iloc[::-1]
             style = {"annot": True, "fmt": ".1f", "annot_kws": {"size": 7}, "cmap": "viridis", "cbar": False}
             sns.heatmap(values, ax=ax, **style, **limits)
-            ax.set(xlabel="", ylabel="")
+            ax.set(xlabel="", ylabel="", facecolor="0.93")
+            ax.tick_params(left=False, bottom=False)
             if ax in axes[0]:
                 ax.set_title(setting_name(*setting), fontsize=8)
             if ax in axes[-1]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sdd_utils.datasets import DATASETS, Dataset
 from sdd_utils.distillation import TEACHERS
@@ -84,6 +84,14 @@ class Experiment(Settings):
     alpha: Annotated[NotNegative, Field(le=1)] | None = None
     selection: Literal["validation", "test"] = "validation"  # what picks the sparse teacher; test: the usual practice
 
+    @field_validator("noise_rate", "weight_decay", "temperature", "alpha")
+    @classmethod
+    def _as_tables_have_it(cls, number: float | None) -> float | None:
+        """What is one number in levels.csv must not be two settings here."""
+        if number is not None and float(f"{number:.6g}") != number:
+            raise ValueError("should have six significant digits at most, as tables have")
+        return number
+
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
         needs = [
@@ -111,10 +119,26 @@ class Experiment(Settings):
         for field, there_are in (("train_subset", self.facts.train), ("test_subset", self.facts.test)):
             if (wanted := getattr(self, field) or 0) > there_are:
                 raise ValueError(f"{field}: {wanted} images are more than the {there_are} of {self.dataset}")
+        self._check_counts()
         self._check_human_labels()
         if self.teacher:
             self._check_teacher(self.teacher.experiment)
         return self
+
+    def _check_counts(self) -> None:
+        """What is valid alone, and comes to nothing with the rest: nobody could train, choose or measure on it."""
+        images, arch = self.training_images, ARCHITECTURES[self.arch]
+        every = images + self.validation_images
+        for part, count in (("training", images), ("validation", every - images)):
+            if not count:
+                raise ValueError(f"val_share: {self.val_share:g} of {every} images leaves none for {part}")
+        if self.noise_rate and not round(self.noise_rate * images):
+            raise ValueError(f"noise_rate: {self.noise_rate:g} of {images} training images is not one wrong label")
+        if self.width < arch.least_width:
+            raise ValueError(f"width: {self.width} is too narrow for {self.arch}, which needs {arch.least_width}")
+        if arch.batch_norm and images % self.batch_size == 1:
+            what = f"the last of {images} would be a batch of its own, and batch normalisation needs two"
+            raise ValueError(f"batch_size: of {self.batch_size}, {what}")
 
     def _check_human_labels(self) -> None:
         known = self.facts.human.shares if self.facts.human else None

@@ -114,14 +114,18 @@ class Architecture:
     build: Callable[[Experiment], nn.Module]
     prunable: tuple[str, ...] = ("Conv2d", "Linear")  # the layers of torch.nn whose weights are pruned
     prunes_last: bool = True  # and whether the last of them is
+    batch_norm: bool = False  # whether a batch of one image cannot be trained on
+    least_width: int = 1
 
 
 ARCHITECTURES = {
     "mlp": Architecture("MLP", 1e-4, mlp),  # ours, so it takes the convolutional networks' λ
-    "lenet": Architecture("LeNet-300-100", 0.0, lenet, prunes_last=False),  # He et al. have no weight decay
-    "resnet18": Architecture("ResNet-18", 1e-4, resnet18),
+    "lenet": Architecture(
+        "LeNet-300-100", 0.0, lenet, prunes_last=False, least_width=3
+    ),  # He et al. have no weight decay
+    "resnet18": Architecture("ResNet-18", 1e-4, resnet18, batch_norm=True),
     "vit": Architecture("ViT", 0.03, vit, prunable=("Linear",)),
-    "vgg_like": Architecture("VGG-like", 1e-4, vgg_like),
+    "vgg_like": Architecture("VGG-like", 1e-4, vgg_like, batch_norm=True),
 }
 """By the name that ``arch`` gives; figures and tables have them in this order. λ as in the authors' code."""
 

@@ -23,17 +23,20 @@ class Dataset(Settings):
     noise_rates: list[float] | None = None  # in place of the architectures' own, since people's noise is what it is
 
 
+Numbers = Annotated[list[float], Field(min_length=1)]  # of a grid, which without any would be empty
+
+
 class Regularisation(Settings):
     """Curves with other penalties than the regular λ."""
 
-    noise_rates: list[float]
-    weight_decays: list[float]
+    noise_rates: Numbers
+    weight_decays: Numbers
 
 
 class Variant(Settings):
     """Curves without a teacher and with other settings, such as a regulariser."""
 
-    noise_rates: list[float]
+    noise_rates: Numbers
     settings: dict  # fields of Experiment that differ from the vanilla curves'
 
 
@@ -42,10 +45,10 @@ class Distillation(Settings):
 
     teacher_arch: str | None = None  # another architecture of the profile; None: the student's own
     settings: dict = Field(default_factory=dict)  # fields in which the students differ from the vanilla curves
-    noise_rates: list[float]
-    teachers: list[Annotated[str, entry_of("distillation", "TEACHERS")]]
-    temperatures: list[float]
-    alphas: list[float]
+    noise_rates: Numbers
+    teachers: Annotated[list[Annotated[str, entry_of("distillation", "TEACHERS")]], Field(min_length=1)]
+    temperatures: Numbers
+    alphas: Numbers
 
 
 class Architecture(Settings):

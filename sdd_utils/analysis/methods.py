@@ -22,7 +22,6 @@ class Method:
     rows: Callable[[pd.DataFrame, str, float], pd.DataFrame]
     subject: str = ""  # how claims call it, if it is more than pruning at some λ
     teacher: str | None = None  # the rule that picks its teacher
-    beside_vanilla: bool = True  # whether the figures of vanilla beside its students show it
     in_the_paper: bool = True
 
 
@@ -44,12 +43,12 @@ def distilled(rule: str, colour: str, method: str = "kd", **facts: bool) -> Meth
 
 METHODS = {
     "vanilla": Method("vanilla", "0.25", vanilla),
-    "l2": Method("optimal λ", GREEN, optimal, beside_vanilla=False),
+    "l2": Method("optimal λ", GREEN, optimal),
     "sparse": distilled("sparse", BLUE),
     "dense": distilled("dense", ORANGE),
     "early_stopped": distilled("early_stopped", SKY, in_the_paper=False),
     "early": Method("early stopping", BROWN, partial(of_method, method="early"), "early stopping", in_the_paper=False),
-    "kd-early": distilled("early_stopped", RED, "kd-early", beside_vanilla=False, in_the_paper=False),
+    "kd-early": distilled("early_stopped", RED, "kd-early", in_the_paper=False),
 }
 
 

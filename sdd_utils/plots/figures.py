@@ -134,10 +134,7 @@ def frontier(levels: pd.DataFrame) -> Figure:
         ax.xaxis.set_minor_formatter(NullFormatter())
     for line in axes:
         line[0].set_ylabel("test accuracy (%)")
-    found = {way: dots for ax in axes.flat for dots, way in zip(*ax.get_legend_handles_labels(), strict=True)}
-    ways = {way: found[way] for way in [*(method.label for method in METHODS.values()), RINGED] if way in found}
-    style = {"ncols": 4 if len(settings) > 1 else 2, "fontsize": 7, "handletextpad": 0}
-    fig.legend(ways.values(), ways.keys(), loc="outside lower center", **style)  # dots may lie anywhere in a panel
+    panels.shared_legend(fig, [*(method.label for method in METHODS.values()), RINGED], handletextpad=0)
     return fig
 
 
@@ -208,5 +205,6 @@ def _two_decays(levels: pd.DataFrame, arch: str, rate: float) -> tuple[float, fl
 
 
 def _methods(levels: pd.DataFrame, arch: str, rate: float) -> Lines:
-    lines = [(m.label, m.rows(levels, arch, rate), m.colour) for m in METHODS.values() if m.beside_vanilla]
+    ways = [method for name, method in METHODS.items() if name != "l2"]  # λ has a figure of its own
+    lines = [(way.label, way.rows(levels, arch, rate), way.colour) for way in ways]
     return [line for line in lines if len(line[1])]

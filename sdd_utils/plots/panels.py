@@ -73,10 +73,14 @@ Lines = list[tuple[str, pd.DataFrame, object]]  # what a panel shows: label, row
 
 
 def draw_panels(panels: dict[str, Lines], phases_of: str | None = None, marked: bool = False) -> Figure:
-    """A grid of panels with one accuracy axis; the phases of the line ``phases_of`` behind them; dips may be marked."""
+    """A grid of panels with one accuracy axis; the phases of the line ``phases_of`` behind them; dips may be marked.
+
+    Panels with the same lines share a legend below them.
+    """
     if not panels:
         return nothing()
     fig, axes = panel_grid(len(panels))
+    shared = len(panels) > 1 and len({tuple(label for label, *_ in lines) for lines in panels.values()}) == 1
     for ax, (title, curves) in zip(axes.flat, panels.items(), strict=False):
         for label, rows, colour in curves:
             if label == phases_of:
@@ -85,12 +89,23 @@ def draw_panels(panels: dict[str, Lines], phases_of: str | None = None, marked: 
             if marked:
                 mark_dip(ax, rows, colour)
         ax.set_title(title, fontsize=9, pad=14 if len(panels) == 1 else None)
-        ax.legend(loc="lower left", fontsize=7)
+        ax.legend(loc="lower left", fontsize=7).set_visible(not shared)
         sparsity_axis(ax)
     for line in axes:
         line[0].set_ylabel("test accuracy (%)")
-    make_room(axes.flat[: len(panels)])
+    if shared:
+        shared_legend(fig, [label for label, *_ in next(iter(panels.values()))])
+    else:
+        make_room(axes.flat[: len(panels)])
     return fig
+
+
+def shared_legend(fig: Figure, labels: list[str], **style) -> None:
+    """One legend below all panels, of those of ``labels`` that they have, in that order."""
+    found = {label: line for ax in fig.axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    shown = {label: found[label] for label in labels if label in found}
+    style |= {"ncols": 2 if sum(ax.get_visible() for ax in fig.axes) == 1 else 4, "fontsize": 7}
+    fig.legend(shown.values(), shown.keys(), loc="outside lower center", **style)
 
 
 def panel_grid(panels: int, columns: int = 3) -> tuple[Figure, np.ndarray]:

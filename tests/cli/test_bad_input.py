@@ -111,6 +111,12 @@ SETTINGS = [
     (HUMAN | {"human_labels": "best"}, "human_labels: cifar10n has worse_label, aggre_label, random_label1"),
     (HUMAN, "noise_rate: must be 0.4021 for worse_label, the share that people got wrong"),
     ({"train_subset": 1001}, "train_subset: 1001 images are more than the 1000 of digits"),
+    ({"val_share": 0.0001}, "val_share: 0.0001 of 1000 images leaves none for validation"),
+    ({"val_share": 0.9999}, "val_share: 0.9999 of 1000 images leaves none for training"),
+    ({"train_subset": 1}, "val_share: 0.2 of 1 images leaves none for validation"),
+    ({"train_subset": 2}, "val_share: 0.2 of 2 images leaves none for validation"),
+    ({"train_subset": 3, "val_share": 0.5}, "noise_rate: 0.3 of 1 training images is not one wrong label"),
+    ({"weight_decay": 1.0000000001e-4}, "weight_decay: should have six significant digits at most, as tables have"),
     ({"test_subset": 0}, "test_subset: input should be greater than or equal to 1 (got 0)"),
     ({"amp": "bf16"}, "amp: input should be a valid boolean"),
     ({"learning_rate": 0.1}, "learning_rate: unknown field; the fields are seed, dataset, train_subset"),
@@ -126,6 +132,19 @@ def test_settings(say, tmp_path, change, message):
 GRID = [
     (profile(noise_rates=[0.3, 1.0]), "mine: architectures.mlp: noise_rate: input should be less than 1 (got 1.0)"),
     (profile(noise_rates=[0.3, -0.1]), "noise_rate: input should be greater than or equal to 0 (got -0.1)"),
+    (profile(noise_rates=[0.3, 0.0001]), "noise_rate: 0.0001 of 800 training images is not one wrong label"),
+    (profile("lenet", MLP | {"width": 2}), "architectures.lenet: width: 2 is too narrow for lenet, which needs 3"),
+    (
+        profile("vgg_like", MLP | {"width": 2, "batch_size": 47}),
+        "vgg_like: batch_size: of 47, the last of 800",
+    ),
+    (
+        profile(noise_rates=[0.3, 0.3000000001]),
+        "noise_rate: should have six significant digits",
+    ),
+    (profile(distillation=STUDENTS | {"alphas": [0.90000001]}), "alpha: should have six significant digits at most"),
+    (profile(distillation=STUDENTS | {"temperatures": []}), "distillation.0.temperatures: list should have at least 1"),
+    (profile(l2={"noise_rates": [], "weight_decays": [1]}), "l2.noise_rates: list should have at least 1 item"),
     (profile(noise_rates=[0.3, 0.3]), "digits-mlp16-sym0.3-vanilla-wd0.0001-s0-"),
     (
         profile(noise_rates=[0.2]),

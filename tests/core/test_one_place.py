@@ -276,7 +276,8 @@ def texts_of(holder):
 
 def test_a_method_is_drawn_counted_and_offered_beside_the_others(of_a_new_method):
     levels = of_a_new_method
-    shown = ["vanilla", "sparse teacher", "dense teacher", "early-stopped teacher", "early stopping", "toy method"]
+    shown = ["vanilla", "sparse teacher", "dense teacher", "early-stopped teacher", "early stopping"]
+    shown += ["early-stopped teacher and student", "toy method"]
     assert legend(plots.cure(levels, "mlp", 0.3)) == shown
     assert "toy method" in legend(plots.frontier(levels))
     mine = spent(levels).query("pipeline == 'toy' and arch == 'mlp' and noise_rate == 0.3 and seed == 0")

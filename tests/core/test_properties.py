@@ -120,7 +120,7 @@ def test_the_order_of_the_seeds_within_each_half_does_not_matter(values, rng):
 CHANGES = {
     "seed": st.integers(0, 10**6),
     "val_share": st.floats(0.01, 0.99),
-    "noise_rate": st.floats(0, 1, exclude_max=True),
+    "noise_rate": st.integers(0, 9).map(lambda tenths: tenths / 10),
     "crop_padding": st.integers(0, 9),
     "flip": st.booleans(),
     "width": st.integers(1, 999),
@@ -128,7 +128,7 @@ CHANGES = {
     "batch_size": st.integers(1, 999),
     "lr": st.floats(1e-9, 10),
     "momentum": st.floats(0, 1, exclude_max=True),
-    "weight_decay": st.floats(0, 10),
+    "weight_decay": st.floats(0, 10).map(lambda number: float(f"{number:.6g}")),
     "levels": st.integers(0, 99),
     "prune_share": st.floats(0.01, 0.99),
     "retrain": st.sampled_from(["lr", "init", "random"]),

@@ -60,7 +60,7 @@ def publish(name: str, runs: Path = RUNS, only: str = "") -> None:
 def _origin(origins: list[dict]) -> dict:
     commits = sum((Counter(origin["runs_by_commit"]) for origin in origins), Counter())
     each = {commit for several in commits for commit in several.split(", ")}  # a run may go on under another
-    if any(commit == "unknown" or "-dirty" in commit for commit in each):
+    if any(commit.startswith("unknown") or "-dirty" in commit for commit in each):
         raise ConfigError(f"commit: a reference comes from committed code, these runs from {sorted(commits)}")
     first, *others = ({key: origin.get(key) for key in ALIKE} for origin in origins)
     for other in others:

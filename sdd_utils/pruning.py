@@ -83,11 +83,13 @@ class SparseNetwork:
         return {"vector": self.vector.data, "mask": self.mask.bool(), **buffers}
 
     def check_state(self, state: dict[str, Tensor]) -> None:
-        """Raise ValueError when the state is another architecture's."""
+        """Raise ValueError when the state is another architecture's, or holds what is no number."""
         for name, mine in self.state().items():
             if name not in state or state[name].shape != mine.shape:
                 given = tuple(state[name].shape) if name in state else "missing"
                 raise ValueError(f"is of another architecture: {name} is {given}, not {tuple(mine.shape)}")
+            if state[name].dtype != mine.dtype or not state[name].isfinite().all():
+                raise ValueError(f"{name} should hold finite numbers of {mine.dtype}")
 
     @torch.no_grad()
     def load_state(self, state: dict[str, Tensor]) -> None:

@@ -16,8 +16,7 @@ from sdd_utils.files import read_csv, write_bytes
 from sdd_utils.plots import figures, tuning
 from sdd_utils.plots.panels import as_bytes, use_style
 from sdd_utils.profiles import load_profile, select
-from sdd_utils.runner.integrity import is_final
-from sdd_utils.runner.inventory import collect, levels_done
+from sdd_utils.runner.inventory import collect, finished, levels_done
 from sdd_utils.runner.stopping import parse_duration
 from sdd_utils.tables import REFERENCE, RUNS, load_deployment, load_levels, load_weights, of_dataset
 
@@ -95,7 +94,7 @@ class Study:
         if self.folder is None:
             levels = self._reference
             return levels[levels["run_id"].isin([exp.run_id for exp in chosen])].reset_index(drop=True)
-        if missing := [exp.run_id for exp in chosen if not is_final(self.folder / exp.run_id)]:
+        if missing := [exp.run_id for exp in chosen if not finished(exp, self.folder)]:
             what = f"{len(missing)} of {len(chosen)} runs of {self.profile.profile} are not finished ({missing[0]}, …)"
             how = f"notebooks 01, 02, 03 and 06 do, or python -m sdd_utils run --profile {self.profile.profile}"
             raise ResultsMissing(f"{what}; train them first: {how}")

@@ -41,7 +41,13 @@ class EnergyMeter:
     def _make(self) -> None:
         from codecarbon import OfflineEmissionsTracker
 
-        self.tracker = OfflineEmissionsTracker(
+        class Tracker(OfflineEmissionsTracker):
+            """Without the settings of ~/.codecarbon.config and CODECARBON_…, which would change our numbers, or ask a
+            service on the internet for them."""
+
+            _external_conf = property(lambda self: {}, lambda self, settings: None)
+
+        self.tracker = Tracker(
             country_iso_code=COUNTRY,
             gpu_ids=self._gpu_ids(),
             tracking_mode="process",  # workers run side by side: each is charged for itself

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pandas as pd
+import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as as_bytes
 from torch import Tensor
@@ -19,12 +21,14 @@ from torch import Tensor
 from sdd_utils.config import Experiment
 from sdd_utils.distillation import TEACHERS, select_level
 from sdd_utils.errors import Damaged
-from sdd_utils.files import write_bytes
-from sdd_utils.pruning import SparseNetwork
-from sdd_utils.runner.integrity import quarantine
-from sdd_utils.tables import levels_table
+from sdd_utils.files import read_csv, write_bytes
+from sdd_utils.pruning import SparseNetwork, new_network
+from sdd_utils.runner.integrity import SUMS, is_final, quarantine, verify
+from sdd_utils.tables import LEVEL_COLUMNS, check_levels, levels_table
 
 CHECKPOINT = "checkpoint.safetensors"
+ALWAYS = ("config.json", "levels.csv", "weights.csv", "provenance.json")  # of a finished run, beside some levels
+MEASURED = LEVEL_COLUMNS[LEVEL_COLUMNS.index("level") :]  # what a row of the history has
 
 KEPT_SPARSITIES = (0.9, 0.99)  # the levels closest to these are kept of every curve
 
@@ -65,25 +69,61 @@ def save(run: Path, exp: Experiment, net: SparseNetwork, history: History, train
 def read(path: Path, exp: Experiment, net: SparseNetwork) -> tuple[dict[str, Tensor], History]:
     """The tensors and the history in a file that ``save`` wrote for ``exp``; ``net`` is only compared with.
 
-    Raises Damaged when anything in it has changed since, or when it is another experiment's or architecture's.
+    Raises Damaged when anything in it has changed since, when it is another experiment's or architecture's, and when it
+    has a right checksum and cannot have been written by ``save``.
     """
     try:
+        if path.is_dir():
+            raise ValueError("is a folder")
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = dict(file.metadata() or {})
-        expected, history = metadata.pop("sha256"), History(**json.loads(metadata["history"]))
+        expected, run_id = metadata.pop("sha256"), metadata["run_id"]
+        history = TypeAdapter(History).validate_json(metadata["history"])
     except (SafetensorError, FileNotFoundError, KeyError, ValueError, TypeError) as error:
         said = " ".join(str(error).split())
         raise Damaged(f"{path}: cannot be read as a checkpoint ({type(error).__name__}: {said})") from None
     if _digest(tensors, metadata) != expected:
         raise Damaged(f"{path}: what it holds differs from its checksum")
-    if metadata["run_id"] != exp.run_id:
-        raise Damaged(f"{path}: is a checkpoint of another experiment, {metadata['run_id']}")
+    if run_id != exp.run_id:
+        raise Damaged(f"{path}: is a checkpoint of another experiment, {run_id}")
+    if any(not row.keys() >= {*MEASURED} or row["level"] != level for level, row in enumerate(history.rows)):
+        raise Damaged(f"{path}: its history is not one of levels 0, 1, 2, …, with all that is measured of each")
+    if path.name != CHECKPOINT and path != level_file(path.parent, history.levels - 1):
+        raise Damaged(f"{path}: is of level {history.levels - 1}")
     try:
         net.check_state(tensors)
     except ValueError as error:
         raise Damaged(f"{path}: {error}") from None
     return tensors, history
+
+
+def unsound(run: Path, exp: Experiment) -> dict[str, str]:
+    """What is wrong with each file of a finished run: ``verify``'s answer or, where all checksums are right, what no
+    run has written."""
+    if (wrong := verify(run)) or not is_final(run):
+        return wrong
+    if lacking := [name for name in ALWAYS if not (run / name).exists()]:
+        return {SUMS: f"lacks {lacking[0]}"}
+    net = new_network(exp)
+
+    def config(path: Path) -> None:
+        Experiment.parse(json.loads(path.read_bytes()))
+
+    def levels(path: Path) -> None:
+        if (there := len(check_levels(read_csv(path), str(path)))) != exp.levels + 1:
+            raise Damaged(f"has {there} levels, not {exp.levels + 1}")
+
+    def state(path: Path) -> None:
+        read(path, exp, net)
+
+    checks = {run / "config.json": config, run / "levels.csv": levels} | dict.fromkeys(states(run), state)
+    for path, check in checks.items():
+        try:
+            check(path)
+        except ValueError as error:
+            wrong[path.name] = " ".join(str(error).removeprefix(f"{path}: ").split())
+    return wrong
 
 
 def restore(path: Path, exp: Experiment, net: SparseNetwork) -> tuple[History, dict[str, Tensor]]:
@@ -145,5 +185,5 @@ def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     for name in sorted(tensors):
         t = tensors[name]
         digest.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
-        digest.update(t.numpy().tobytes())
+        digest.update(t.reshape(-1).view(torch.uint8).numpy().tobytes())  # numpy has no bfloat16
     return digest.hexdigest()

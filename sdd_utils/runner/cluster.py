@@ -28,7 +28,7 @@ from sdd_utils.config import Experiment
 from sdd_utils.errors import Busy, ConfigError, Stopped, SweepStopped, WorkerLost
 from sdd_utils.files import write_bytes
 from sdd_utils.metrics.energy import AT_A_TIME, ON_ONE_GPU
-from sdd_utils.runner.checkpoints import states
+from sdd_utils.runner.checkpoints import states, unsound
 from sdd_utils.runner.integrity import SUMS, repair
 from sdd_utils.runner.locks import claimed, hold
 from sdd_utils.runner.stopping import note_signal, unasked
@@ -101,7 +101,7 @@ class RayWorkers:
         """A thread's work: hand one experiment over, and write what its worker yields into the run's folder."""
         run, node, says = folder / exp.run_id, "the cluster", self.ray.exceptions
         with claimed(run) as lock:
-            repair(run)
+            repair(run, unsound(run, exp))
             needed = [exp.run_id, *([exp.teacher.experiment.run_id] if exp.teacher else [])]
             runs = {run_id: changed_files(folder / run_id)[0] for run_id in needed}
             call = self.ray.cloudpickle.dumps((function, exp, folder, *args))

@@ -83,13 +83,13 @@ def is_quarantined(path: Path) -> bool:
     return ".damaged" in path.name
 
 
-def repair(folder: Path) -> None:
-    """Quarantine what is damaged in a finished run, which then counts as unfinished, and remove temporary files that a
-    kill left behind. Only for who holds the run's lock."""
+def repair(folder: Path, wrong: dict[str, str]) -> None:
+    """Quarantine what is ``wrong`` in a finished run, {file name: why}, which then counts as unfinished, and remove
+    temporary files that a kill left behind. Only for who holds the run's lock."""
     for path in folder.glob(".*"):
         if re.fullmatch(r"\..+\.\d+", path.name):
             path.unlink()
-    if wrong := verify(folder):
+    if wrong:
         for name, why in wrong.items():
             quarantine(folder / name, why)
         (folder / SUMS).unlink(missing_ok=True)  # it would condemn what is made again

@@ -1,17 +1,35 @@
 """What is there: the state of every run, and the levels of all."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
 
 from sdd_utils.config import Experiment
-from sdd_utils.errors import Damaged
+from sdd_utils.errors import ConfigError, Damaged
 from sdd_utils.files import read_csv
 from sdd_utils.runner.integrity import is_final, is_quarantined, verify
 from sdd_utils.runner.locks import holder
 from sdd_utils.tables import check_levels
 
 STATES = ["done", "running", "stopped", "waiting", "damaged"]
+
+
+def finished(exp: Experiment, folder: Path) -> bool:
+    """Whether every file of the run is there; ``checkpoints.unsound`` reads them and says whether they are sound.
+
+    Raises ConfigError when what is there, finished or not, is another experiment's: run_ids have 32 bits.
+    """
+    run = folder / exp.run_id
+    try:
+        other = Experiment.parse(json.loads((run / "config.json").read_bytes()))
+    except (OSError, ValueError):  # missing, or damaged: nothing to compare
+        other = exp
+    if other != exp:
+        field = next(field for field in type(exp).model_fields if getattr(exp, field) != getattr(other, field))
+        what = f"{run}: is of another experiment with the same run_id, whose {field} is {getattr(other, field)!r}"
+        raise ConfigError(f"{what} and not {getattr(exp, field)!r}; name another folder with --results")
+    return is_final(run)
 
 
 def survey(experiments: list[Experiment], folder: Path) -> pd.DataFrame:
@@ -21,18 +39,21 @@ def survey(experiments: list[Experiment], folder: Path) -> pd.DataFrame:
     with it. ``waiting``: nothing is there. ``damaged``: finished, and files are not what was written; the next run
     quarantines them and makes them again. Reads every file of every finished run.
     """
-    return pd.DataFrame([_state(exp, folder / exp.run_id) for exp in experiments])
+    return pd.DataFrame([_state(exp, folder) for exp in experiments])
 
 
-def _state(exp: Experiment, run: Path) -> dict:
+def _state(exp: Experiment, folder: Path) -> dict:
+    from sdd_utils.runner.checkpoints import unsound  # it needs torch, as nothing else here does
+
+    run = folder / exp.run_id
     done = levels_done(run)
     aside = sorted(path.name for path in run.glob("*") if is_quarantined(path))
     note = f"quarantined: {', '.join(aside)}" if aside else ""
     if machine := holder(run):
         state, note = "running", "; ".join(filter(None, [f"on {machine}", note]))
-    elif wrong := verify(run):
+    elif wrong := unsound(run, exp):
         state, note = "damaged", "; ".join(f"{name} {why}" for name, why in wrong.items())
-    elif is_final(run):
+    elif finished(exp, folder):
         state = "done"
     else:
         state = "stopped" if run.exists() and any(run.iterdir()) else "waiting"

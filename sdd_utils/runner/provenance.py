@@ -31,12 +31,24 @@ def provenance(device: str = "cpu") -> dict:
 
 @cache
 def commit() -> str:
-    """The commit whose code this process runs, ``…-dirty`` if changed since; asked once, when the process is young."""
+    """The commit whose code this process runs, ``…-dirty`` if changed since; else ``unknown: `` and why. Asked once,
+    when the process is young."""
     try:
-        describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]  # no tag's name instead
-        return subprocess.run(describe, cwd=ROOT, capture_output=True, text=True).stdout.strip() or "unknown"
-    except OSError:  # no git on this machine
-        return "unknown"
+        named = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")  # no tag's name instead
+        new = _git("ls-files", "--others", "--exclude-standard", "sdd_utils")
+    except (OSError, subprocess.CalledProcessError) as error:  # no git on this machine, or not its owner's repository
+        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]
+        return f"unknown: {said.replace(str(ROOT), 'the folder')}"
+    return f"{named}-dirty" if new and not named.endswith("-dirty") else named
+
+
+def _git(*arguments: str) -> str:
+    """What git says of this folder: not of what the environment names, nor of a repository further up."""
+    elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
+    environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
+    environment["GIT_CEILING_DIRECTORIES"] = str(ROOT.parent)
+    said = subprocess.run(["git", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    return said.stdout.strip()
 
 
 def _version(package: str) -> str | None:

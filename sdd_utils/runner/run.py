@@ -21,8 +21,9 @@ from sdd_utils.metrics.energy import energy_meter
 from sdd_utils.metrics.flops import training_flops
 from sdd_utils.pruning import SparseNetwork, new_network
 from sdd_utils.pruning_loop import iterative_pruning
-from sdd_utils.runner.checkpoints import History, drop_levels, level_file, restore, resume, save
-from sdd_utils.runner.integrity import finalise, is_final, repair, verify
+from sdd_utils.runner.checkpoints import History, drop_levels, level_file, restore, resume, save, unsound
+from sdd_utils.runner.integrity import finalise, repair
+from sdd_utils.runner.inventory import finished
 from sdd_utils.runner.locks import claimed, hold
 from sdd_utils.runner.provenance import commit, provenance
 from sdd_utils.runner.stopping import must_stop
@@ -47,15 +48,10 @@ def run_experiment(exp: Experiment, folder: Path, device: str = "cpu", deadline:
     if must_stop(deadline):
         raise Stopped
     with claimed(run) as lock:
-        repair(run)
-        if not is_final(run):
+        repair(run, unsound(run, exp))
+        if not finished(exp, folder):
             _train(exp, run, device, deadline, lock)
     return run
-
-
-def finished(exp: Experiment, folder: Path) -> bool:
-    """Whether every file of the run is there; ``integrity.verify`` reads them and says whether they are sound."""
-    return is_final(folder / exp.run_id)
 
 
 def _train(exp: Experiment, run: Path, device: str, deadline: float, lock: SoftFileLease) -> None:
@@ -172,9 +168,9 @@ def load_teacher(exp: Experiment, folder: Path, device: str = "cpu") -> tuple[Sp
         return None, None
     teacher = exp.teacher.experiment
     run = folder / teacher.run_id
-    if not is_final(run):
+    if not finished(teacher, folder):
         raise ResultsMissing(f"{exp.run_id}: its teacher {run.name} has not been trained in {folder}")
-    for name, why in verify(run).items():
+    for name, why in unsound(run, teacher).items():
         raise Damaged(f"{exp.run_id}: its teacher cannot be used: {run / name} {why}; run the profile again")
     level = select_level(read_csv(run / "levels.csv"), exp.teacher.rule, exp.selection)
     if not level_file(run, level).exists():

@@ -19,11 +19,12 @@ from sdd_utils.errors import Busy, ConfigError, NoSpace, Stopped, SweepStopped, 
 from sdd_utils.files import make_folder, write_bytes, write_csv
 from sdd_utils.metrics.energy import check_country
 from sdd_utils.metrics.flops import curve_flops
-from sdd_utils.runner.checkpoints import states
-from sdd_utils.runner.integrity import SUMS, finalise, is_final, is_quarantined, repair, verify
+from sdd_utils.runner.checkpoints import states, unsound
+from sdd_utils.runner.integrity import SUMS, finalise, is_quarantined, repair
+from sdd_utils.runner.inventory import finished
 from sdd_utils.runner.locks import claimed, lease, try_acquire
 from sdd_utils.runner.progress import Progress
-from sdd_utils.runner.run import finished, run_experiment
+from sdd_utils.runner.run import run_experiment
 from sdd_utils.runner.stopping import must_stop, stop_on_signals
 from sdd_utils.runner.workers import Executor, local_workers
 
@@ -56,7 +57,7 @@ def train(
     check_country()
     todo = with_teachers(experiments)
     # Before workers are started, which takes seconds. Where a run is missing, the sweep reads the others' checksums.
-    if all(finished(exp, folder) for exp in todo) and not any(verify(folder / exp.run_id) for exp in todo):
+    if all(finished(exp, folder) for exp in todo) and not any(unsound(folder / exp.run_id, exp) for exp in todo):
         return Outcome()
     if cluster:
         from sdd_utils.runner.cluster import RayWorkers  # Ray is optional
@@ -112,7 +113,7 @@ class Sweep:
         adopt_finished(todo, folder)
         self.progress, rank = Progress(todo, folder), ranks(todo)
         found = {exp.run_id: exp for exp in todo}  # once: a run_id is a digest, and the loop asks for all of them
-        self.done = {run for run, exp in found.items() if finished(exp, folder) and not verify(folder / run)}
+        self.done = {run for run, exp in found.items() if finished(exp, folder) and not unsound(folder / run, exp)}
         self.todo = {run: found[run] for run in sorted(rank, key=rank.get, reverse=True)}
         self.teachers = {run: teacher_of(exp) for run, exp in found.items()}
         self.running: dict[Future, str] = {}
@@ -208,11 +209,11 @@ def adopt_finished(experiments: list[Experiment], folder: Path) -> None:
             continue
         run = folder / exp.run_id
         others = [path for path in sorted(folder.parent.glob(f"*/{run.name}")) if path != run]
-        source = next((path for path in others if is_final(path) and not verify(path)), None)
+        source = next((path for path in others if _has_finished(exp, path.parent)), None)
         if source is None:
             continue
         with suppress(Busy), claimed(run):
-            repair(run)
+            repair(run, unsound(run, exp))
             files = {p.name for p in source.iterdir() if not is_quarantined(p)} - {SUMS, "levels.csv"}
             for path in states(run):  # of the run as far as it was
                 path.unlink()
@@ -221,6 +222,12 @@ def adopt_finished(experiments: list[Experiment], folder: Path) -> None:
             levels = pd.read_csv(source / "levels.csv", dtype=str, keep_default_na=False)
             write_csv(run / "levels.csv", levels.assign(profile=folder.name))
             finalise(run)
+
+
+def _has_finished(exp: Experiment, folder: Path) -> bool:
+    with suppress(ConfigError):  # another experiment's, with the same run_id
+        return finished(exp, folder) and not unsound(folder / exp.run_id, exp)
+    return False
 
 
 def check_device(device: str) -> None:

@@ -75,6 +75,22 @@ def test_the_real_tracker_measures_or_says_why_not():
     assert record["energy_source"].startswith("not measured: ") or record["energy_consumed"] > 0
 
 
+def test_what_is_set_for_codecarbon_elsewhere_changes_nothing(tmp_path, monkeypatch):
+    """Its files in the home and in the working folder, and its variables, are for other programs."""
+    plain = vars(EnergyMeter().tracker)
+    (tmp_path / ".codecarbon.config").write_text("[codecarbon]\npue = 1.58\nforce_ram_power = 9\nsave_to_file = true\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CODECARBON_FORCE_CPU_POWER", "500")
+    monkeypatch.setenv("CODECARBON_ELECTRICITYMAPS_API_TOKEN", "token")
+    tracker = vars(EnergyMeter().tracker)
+    names = ["_pue", "_wue", "_force_cpu_power", "_force_ram_power", "_electricitymaps_api_token", "_save_to_file"]
+    assert [tracker[name] for name in names] == [plain[name] for name in names]
+    settings = {name for name, value in plain.items() if isinstance(value, (str, float, bool, type(None)))}
+    changing = {"run_id", "_experiment_id", "_start_time", "_last_measured_time"}
+    assert {n for n in settings - changing if tracker[n] != plain[n]} == set()
+
+
 @pytest.mark.parametrize(
     ("fails_in", "why"),
     [

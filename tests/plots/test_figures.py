@@ -7,6 +7,7 @@ from matplotlib import pyplot as plt
 
 from sdd_utils.analysis.claims import claims_table
 from sdd_utils.plots import figures
+from sdd_utils.plots.panels import use_style
 from sdd_utils.tables import load_levels
 
 
@@ -50,7 +51,8 @@ def test_the_frontier_says_how_many_weights_its_networks_have_left(levels):
 def test_without_students_the_frontier_shows_what_there_is(levels):
     fig = figures.frontier(levels[levels["method"].isin(["vanilla", "early"])])
     assert [ax.get_title() for ax in fig.axes][:3] == ["MLP, ε = 0.1", "MLP, ε = 0.3", "MLP, ε = 0.5"]
-    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["vanilla", "early stopping"]
+    shown = [text.get_text() for text in fig.legends[0].get_texts()]
+    assert shown == ["vanilla", "early stopping", "about 1 % of the weights left"]
 
 
 def test_legends_lie_below_the_curves():
@@ -61,3 +63,12 @@ def test_legends_lie_below_the_curves():
     legend = ax.get_legend().get_window_extent()
     dots = [dot for line in ax.lines for dot in ax.transData.transform(line.get_xydata())]
     assert legend.count_contains(dots) == 0
+
+
+def test_what_is_set_for_matplotlib_elsewhere_changes_no_figure():
+    """A matplotlibrc, or a notebook that has drawn something else before."""
+    use_style()
+    ours = plt.rcParams.copy()
+    plt.rcParams.update({"lines.linestyle": "--", "axes.facecolor": "k", "font.family": "serif", "axes.grid": True})
+    use_style()
+    assert plt.rcParams == ours

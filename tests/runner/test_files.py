@@ -10,14 +10,19 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import sdd_utils
 from sdd_utils import pruning_loop
-from sdd_utils.errors import Damaged, NoSpace, ResultsMissing
+from sdd_utils.errors import ConfigError, Damaged, NoSpace, ResultsMissing
 from sdd_utils.files import write_bytes, write_csv
+from sdd_utils.runner import checkpoints
 from sdd_utils.runner.integrity import SUMS, finalise, is_final, quarantine, verify
+from sdd_utils.runner.inventory import finished, survey
 from sdd_utils.runner.run import run_experiment
+from sdd_utils.runner.sweep import adopt_finished
 
 
 def test_a_kill_while_writing_leaves_the_old_file_and_the_next_run_cleans_up(tmp_path, monkeypatch, small):
@@ -124,6 +129,135 @@ def test_a_damaged_file_of_a_finished_run_is_made_again_as_it_was(finished_run, 
     columns = ["level", "sparsity", "train_loss", "test_acc", "memorised"]
     tables = [pd.read_csv(folder / "levels.csv")[columns] for folder in (run, whole)]
     pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+def forge(change):
+    """Make the last level's file anew with a right checksum; ``change`` is given its tensors and metadata."""
+
+    def spoil(run):
+        path = max(run.glob("level-*"))
+        with safe_open(path, "pt") as file:
+            tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+        change(tensors, metadata)
+        metadata["sha256"] = checkpoints._digest(tensors, {k: v for k, v in metadata.items() if k != "sha256"})
+        save_file(tensors, path, metadata)
+        return path.name
+
+    return spoil
+
+
+def rewritten(name, content):
+    """Have a file hold something else."""
+
+    def spoil(run):
+        (run / name).write_text(content((run / name).read_text()))
+        return name
+
+    return spoil
+
+
+def a_folder(run):
+    (run / checkpoints.CHECKPOINT).mkdir()
+    return checkpoints.CHECKPOINT
+
+
+ODD = {
+    "weights that are nan": forge(lambda tensors, _: tensors["vector"].fill_(torch.nan)),
+    "a weight that is infinite": forge(lambda tensors, _: tensors["vector"][:1].fill_(torch.inf)),
+    "weights in bfloat16": forge(lambda tensors, _: tensors.update(vector=tensors["vector"].bfloat16())),
+    "a mask of floats": forge(lambda tensors, _: tensors.update(mask=tensors["mask"].float())),
+    "no run_id": forge(lambda _, metadata: metadata.pop("run_id")),
+    "a history that is a number": forge(lambda _, metadata: metadata.update(history="7")),
+    "a history of words": forge(lambda _, metadata: metadata.update(history='{"rows": ["a", "b"]}')),
+    "a history without its measures": forge(lambda _, metadata: metadata.update(history='{"rows": [{"level": 0}]}')),
+    "another level": forge(lambda _, metadata: metadata.update(history='{"rows": []}')),
+    "too few rows": rewritten("levels.csv", lambda text: "".join(text.splitlines(keepends=True)[:-1])),
+    "no row": rewritten("levels.csv", lambda text: text.splitlines(keepends=True)[0]),
+    "no setting": rewritten("config.json", lambda _: "{}"),
+    "settings that are a list": rewritten("config.json", lambda _: "[]"),
+    "a checkpoint that is a folder": a_folder,
+}
+
+
+@pytest.mark.parametrize("spoil", ODD.values(), ids=ODD)
+@pytest.mark.parametrize("state", ["finished", "unfinished"])
+def test_what_is_odd_though_its_checksum_is_right_is_quarantined_and_made_again(
+    finished_run, tmp_path, caplog, spoil, state
+):
+    exp, whole = finished_run
+    run = tmp_path / "p" / exp.run_id
+    shutil.copytree(whole, run)
+    name = spoil(run)
+    if name != checkpoints.CHECKPOINT:
+        finalise(run)
+    if state == "unfinished":
+        (run / SUMS).unlink()
+    else:
+        assert survey([exp], tmp_path / "p")["state"].tolist() == ["damaged"]
+    run_experiment(exp, tmp_path / "p")
+    assert finished(exp, tmp_path / "p")
+    assert not checkpoints.unsound(run, exp)
+    assert (run / "weights.csv").read_bytes() == (whole / "weights.csv").read_bytes()
+    if name.endswith("safetensors") or state == "finished":
+        assert f"{run / name}: " in caplog.text
+        assert (run / f"{name}.damaged").exists()
+
+
+@pytest.mark.parametrize("listed", ["", "# 0\n", "nothing"])
+def test_a_list_of_checksums_without_the_files_of_a_run_does_not_make_it_finished(finished_run, tmp_path, listed):
+    exp, whole = finished_run
+    run = tmp_path / "p" / exp.run_id
+    run.mkdir(parents=True)
+    shutil.copy(whole / "config.json", run)
+    finalise(run)
+    if listed != "nothing":
+        (run / SUMS).write_text(listed)
+    assert survey([exp], tmp_path / "p")["state"].tolist() == ["damaged"]
+    run_experiment(exp, tmp_path / "p")
+    assert survey([exp], tmp_path / "p")["state"].tolist() == ["done"]
+
+
+def collide(monkeypatch, small, **settings):
+    """Another experiment than SMALL, with its run_id."""
+    exp, other = small(), small(**settings)
+    name = exp.run_id
+    monkeypatch.setattr(type(exp), "run_id", name)
+    return exp, other
+
+
+@pytest.mark.parametrize(("settings", "said"), [({"seed": 1}, "seed is 0 and not 1"), ({"lr": 0.2}, "lr is 0.1 and")])
+def test_the_run_of_another_experiment_with_the_same_name_is_neither_done_nor_written_nor_adopted(
+    finished_run, tmp_path, monkeypatch, small, settings, said
+):
+    _, whole = finished_run
+    exp, other = collide(monkeypatch, small, **settings)
+    run = tmp_path / "p" / exp.run_id
+    shutil.copytree(whole, run)
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    assert finished(exp, tmp_path / "p")
+    for ask in (finished, run_experiment, lambda exp, folder: survey([exp], folder)):
+        with pytest.raises(ConfigError, match=f"is of another experiment with the same run_id, whose {said}"):
+            ask(other, tmp_path / "p")
+    adopt_finished([other], tmp_path / "q")
+    assert not (tmp_path / "q").exists()
+    adopt_finished([exp], tmp_path / "q")
+    assert finished(exp, tmp_path / "q")
+    (run / SUMS).unlink()  # nor is one that is not finished gone on with
+    with pytest.raises(ConfigError, match=f"whose {said}"):
+        run_experiment(other, tmp_path / "p")
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == {k: v for k, v in before.items() if k != SUMS}
+
+
+def test_nobody_learns_from_the_run_of_another_experiment_with_the_teachers_name(
+    finished_run, tmp_path, monkeypatch, small
+):
+    _, whole = finished_run
+    shutil.copytree(whole, tmp_path / "p" / whole.name)
+    teacher = small(lr=0.2)
+    pupil = small(teacher={"rule": "dense", "experiment": teacher}, temperature=4, alpha=0.9)
+    monkeypatch.setattr(type(pupil), "run_id", property(lambda exp: "pupil" if exp.teacher else whole.name))
+    with pytest.raises(ConfigError, match=r"whose lr is 0\.1 and not 0\.2"):
+        run_experiment(pupil, tmp_path / "p")
 
 
 def test_tables_are_made_again_without_training(finished_run, tmp_path, monkeypatch):

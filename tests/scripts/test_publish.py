@@ -118,7 +118,7 @@ def test_a_commit_says_whether_files_were_changed_since(tmp_path, monkeypatch):
     assert provenance.commit.__wrapped__() == f"{clean}-dirty"
 
 
-@pytest.mark.parametrize("commit", ["unknown", "b" * 40 + "-dirty", "b" * 40 + ", unknown"])
+@pytest.mark.parametrize("commit", ["unknown: no git", "b" * 40 + "-dirty", "b" * 40 + ", unknown"])
 def test_code_that_is_in_no_commit_makes_no_reference(home, monkeypatch, commit):
     trained_by(monkeypatch, commit)
     larger = PROFILE | {"architectures": {"mlp": MLP | {"seeds": 3}}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,9 +33,9 @@ class Study:
     """One profile, one of its datasets, and where its results are.
 
     ``results`` is ``"reference"``, and nothing is trained; or ``"runs"``, and ``run`` trains into ``results/runs`` what
-    is not there, on ``device`` (``"cpu"``, ``"cuda"``, …) in so many ``workers``; or another folder of runs, as a path.
-    Of several datasets ``""`` is the first, ``"all"`` is all. ``only`` selects runs: ``"arch=vit,seed=0"``. Raises
-    ConfigError.
+    is not there, on ``device`` (``"cpu"``, ``"cuda"``, …) in so many ``workers``, for ``time_budget`` at most
+    (``"9m"``, ``"1h30m"``, or seconds); or another folder of runs, as a path. Of several datasets ``""`` is the first,
+    ``"all"`` is all. ``only`` selects runs: ``"arch=vit,seed=0"``. Raises ConfigError.
     """
 
     def __init__(
@@ -45,11 +46,17 @@ class Study:
         *,
         device: str = "cpu",
         workers: int | None = None,
+        time_budget: str | float | None = None,
         only: str = "",
     ):
-        if results not in ("reference", "runs") and not isinstance(results, Path) and os.sep not in results:
+        if results not in ("reference", "runs") and os.sep not in str(results) and not isinstance(results, Path):
             raise ConfigError(f'results: should be "reference", "runs" or a path such as ./out (got {results!r})')
+        if workers is not None and (type(workers) is not int or workers < 1):
+            raise ConfigError(f"workers: should be a whole number from 1 on, or None (got {workers!r})")
+        if not re.fullmatch(r"[a-z]+(:\d+)?", str(device)):
+            raise ConfigError(f'device: should be "cpu", "cuda", "cuda:1" or the like (got {device!r})')
         self.profile, self.device, self.workers = load_profile(profile), device, workers
+        self.seconds = parse_duration(time_budget)
         self.folder = None if results == "reference" else {"runs": RUNS}.get(str(results), Path(results)) / profile
         known = list(self.profile.datasets or [self.profile.base.get("dataset", "digits")])
         if dataset not in ("", ALL, *known):
@@ -77,15 +84,15 @@ class Study:
         table["levels"] = [f"{done}/{every}" for done, every in zip(table["levels"], table.pop("of"), strict=True)]
         return table.round({"minutes": 1})
 
-    def run(self, *methods: str, time_budget: str | float | None = None) -> pd.DataFrame:
+    def run(self, *methods: str) -> pd.DataFrame:
         """Train what is missing of some methods (all by default), and return their levels as ``levels`` does.
 
         A method is a value of levels.csv's column ``method``, or the rule of a teacher. Teachers come first, and a run
-        that was stopped goes on. After ``time_budget`` (``"9m"``, ``"1h30m"``), and when the cell is interrupted, runs
-        save their state. Raises TrainingStopped when there is more to do, SweepStopped when a run failed.
+        that was stopped goes on. After ``time_budget``, and when the cell is interrupted, runs save their state. Raises
+        TrainingStopped when there is more to do, SweepStopped when a run failed.
         """
         if self.folder is not None:
-            self._train(self._select(methods), time_budget)
+            self._train(self._select(methods))
         return self.levels(*methods)
 
     def levels(self, *methods: str) -> pd.DataFrame:
@@ -142,11 +149,10 @@ class Study:
             write_bytes(path, content)
         return list(paths)
 
-    def _train(self, chosen: list[Experiment], time_budget: str | float | None) -> None:
+    def _train(self, chosen: list[Experiment]) -> None:
         from sdd_utils.runner.sweep import train  # it needs torch, as nothing else here does
 
-        seconds = parse_duration(time_budget) if isinstance(time_budget, str) else time_budget
-        outcome = train(chosen, self.folder, device=self.device, workers=self.workers, seconds=seconds)
+        outcome = train(chosen, self.folder, device=self.device, workers=self.workers, seconds=self.seconds)
         if outcome.stopped:
             raise TrainingStopped(outcome.stopped)
         if outcome.failed:

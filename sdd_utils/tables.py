@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from sdd_utils.errors import ConfigError, Damaged, ResultsMissing
-from sdd_utils.files import ROOT, read_csv
+from sdd_utils.files import ROOT, read_csv, read_sealed_csv
 from sdd_utils.settings import PROFILE_NAME
 
 if TYPE_CHECKING:
@@ -103,10 +103,14 @@ def load_deployment(profile: str, runs: Path | None = None) -> pd.DataFrame:
     says. Raises ResultsMissing."""
     if runs is None:
         return read_csv(_reference(profile, "deployment.csv"))
-    if not (path := runs / "deployment.csv").exists():
-        command = f"python -m benchmarks deploy --profile {profile} --results {runs.parent}"
+    path = runs / "deployment.csv"
+    command = f"python -m benchmarks deploy --profile {profile} --results {runs.parent}"
+    if not path.exists():
         raise ResultsMissing(f"{path} is not there; {command} makes it")
-    return read_csv(path)
+    try:
+        return read_sealed_csv(path)
+    except Damaged as error:
+        raise Damaged(f"{error}; {command} makes it again") from None
 
 
 def _reference(profile: str, table: str) -> Path:

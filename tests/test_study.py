@@ -5,7 +5,7 @@ import yaml
 from conftest import SMALL
 
 from scripts.figures import save_figures
-from sdd_utils.errors import ConfigError, ResultsMissing, SweepStopped, TrainingStopped
+from sdd_utils.errors import ConfigError, Damaged, ResultsMissing, SweepStopped, TrainingStopped
 from sdd_utils.plots import distillation
 from sdd_utils.study import Study
 from sdd_utils.tables import FIGURES
@@ -42,12 +42,23 @@ def test_a_study_trains_what_it_is_asked_for_and_the_teachers_of_it(home):
 
 
 def test_a_budget_saves_and_the_same_cell_goes_on(home):
-    study = Study(a_profile(home), home)
+    study = Study(a_profile(home), home, time_budget="1ms")
     with pytest.raises(TrainingStopped, match=r"Stopped: the time budget of 0.001 s is used up.*run the same again"):
-        study.run("vanilla", time_budget="1ms")
+        study.run("vanilla")
     with pytest.raises(ResultsMissing, match=r"2 of 2 runs of mine are not finished \(digits-mlp16"):
         study.levels()
-    assert len(study.run("vanilla", time_budget="1h")) == 2 * 3
+    assert len(Study("mine", home, time_budget="1h").run("vanilla")) == 2 * 3
+
+
+@pytest.mark.parametrize("table", ["levels.csv", "weights.csv"])
+def test_a_number_that_was_altered_in_a_table_of_a_run_is_not_drawn(home, table):
+    study = Study(a_profile(home), home)
+    study.run()
+    path = next(home.rglob(table))
+    path.write_text(path.read_text().replace("1", "2", 1))
+    for read in (study.levels, study.weights, study.figures):
+        with pytest.raises(Damaged, match=f"{path}: differs from its checksum"):
+            read()
 
 
 def test_a_run_that_fails_is_named(home, monkeypatch):
@@ -69,6 +80,17 @@ def test_errors_are_shown_in_a_notebook_without_a_traceback():
         ({"results": "refrence"}, 'results: should be "reference", "runs" or a path such as'),
         ({"profile": "digit"}, "profile: there is no 'digit'; known are"),
         ({"profile": 2024}, "profile: there is no 2024; known are"),
+        ({"profile": None}, "profile: there is no None; known are"),
+        ({"results": 7}, 'results: should be "reference", "runs" or a path such as'),
+        ({"workers": "two"}, r"workers: should be a whole number from 1 on, or None \(got 'two'\)"),
+        ({"workers": 0}, r"workers: should be a whole number from 1 on, or None \(got 0\)"),
+        ({"workers": 1.5}, r"workers: should be a whole number from 1 on, or None \(got 1.5\)"),
+        ({"device": 0}, r'device: should be "cpu", "cuda", "cuda:1" or the like \(got 0\)'),
+        ({"device": "gpu 1"}, r'device: should be "cpu", "cuda", "cuda:1" or the like \(got'),
+        ({"time_budget": "soon"}, "time-budget: 'soon' is not a duration such as 90s"),
+        ({"time_budget": -5}, "time-budget: -5 must be more than 0"),
+        ({"time_budget": []}, r"time-budget: \[\] is not a duration such as 90s"),
+        ({"dataset": 3}, "dataset: there is no 3 in digits; there are digits"),
         ({"dataset": "mnist"}, "dataset: there is no 'mnist' in digits; there are digits"),
     ],
 )

@@ -1,6 +1,6 @@
 """What it costs to get to a pruned network: its levels, its teacher, and the search for λ."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -8,6 +8,7 @@ import pandas as pd
 from sdd_utils.analysis.curves import at_weight_decay, of_method, vanilla_settings, weight_decays
 from sdd_utils.analysis.methods import METHODS
 from sdd_utils.distillation import TEACHERS
+from sdd_utils.errors import ConfigError
 
 COSTS = ["train_flops", "train_flops_sparse", "seconds", "energy_kwh", "emissions_kg"]  # they add up over levels
 
@@ -23,8 +24,11 @@ def spent(levels: pd.DataFrame, charge: Charge = "full") -> pd.DataFrame:
 
     The COSTS are sums over the levels up to the row's, and over what ``charge`` adds. ``l2`` is the curve of the λ that
     validation prefers; its search is every other λ's whole curve. A dense teacher is level 0 of a vanilla curve; a
-    sparse one's rule looks at all of it. The teacher's forward passes are in the student's levels already.
+    sparse one's rule looks at all of it. The teacher's forward passes are in the student's levels already. Raises
+    ConfigError.
     """
+    if charge not in get_args(Charge):
+        raise ConfigError(f"charge: should be one of {', '.join(get_args(Charge))} (got {charge!r})")
     tables = []
     for arch, rate in vanilla_settings(levels):
         for name, method in METHODS.items():

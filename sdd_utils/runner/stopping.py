@@ -56,15 +56,15 @@ def stop_on_signals() -> Iterator[list[str]]:
                 signal.signal(number, handler)
 
 
-def parse_duration(text: str | None) -> float | None:
-    """Seconds of ``90s``, ``9m``, ``1h30m`` or ``2d``; None of None. Raises ConfigError."""
+def parse_duration(text: str | float | None) -> float | None:
+    """Seconds of ``90s``, ``9m``, ``1h30m`` or ``2d``; a number is seconds, and None is None. Raises ConfigError."""
     if text is None:
         return None
     try:
-        seconds = pd.Timedelta(text).total_seconds()
-    except ValueError:
+        seconds = (pd.Timedelta(text) if isinstance(text, str) else pd.Timedelta(seconds=text)).total_seconds()
+    except (ValueError, TypeError):
         seconds = math.nan
-    if text[-1:].isdigit() or math.isnan(seconds):  # a number alone would be nanoseconds
+    if math.isnan(seconds) or (isinstance(text, str) and text[-1:].isdigit()):  # "9" would be nine nanoseconds
         raise ConfigError(f"time-budget: {text!r} is not a duration such as 90s, 9m, 1h30m or 2d")
     if seconds <= 0:
         raise ConfigError(f"time-budget: {text!r} must be more than 0")

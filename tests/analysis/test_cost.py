@@ -6,6 +6,7 @@ import pytest
 from made_up import table
 
 from sdd_utils.analysis.cost import COSTS, beside_vanilla, front, spent
+from sdd_utils.errors import ConfigError
 
 CURVE = np.linspace(0.9, 0.5, 5)
 
@@ -108,3 +109,9 @@ def test_ways_are_compared_where_vanillas_best_pruned_network_is_and_where_they_
     assert found.loc["vanilla", ["cost", "gain", "first cost"]].tolist() == pytest.approx([1, 0, 1])
     worse = beside_vanilla(spent(levels.assign(test_acc=levels["test_acc"].where(dips, 0.1)))).set_index("pipeline")
     assert np.isnan(worse.loc["early", "first cost"])
+
+
+@pytest.mark.parametrize("charge", ["half", "", None, "Full"])
+def test_a_charge_that_is_none_is_refused_by_name(charge):
+    with pytest.raises(ConfigError, match="charge: should be one of full, own"):
+        spent(LEVELS, charge)

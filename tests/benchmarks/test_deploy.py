@@ -6,6 +6,8 @@ import yaml
 from conftest import SMALL, SMALL_VIT
 
 from benchmarks.deploy import DEPLOYMENT_COLUMNS, Session, deployment, to_onnx, without_dead_units
+from sdd_utils.errors import Damaged
+from sdd_utils.files import write_csv, write_sealed_csv
 from sdd_utils.models import build_model, prunable_layers
 from sdd_utils.profiles import load_profile
 from sdd_utils.pruning import SparseNetwork, prune
@@ -114,3 +116,9 @@ def test_a_profiles_first_vanilla_curve_of_each_architecture_with_students_is_we
     cut = table[table["variant"] == "cut"].set_index("level")
     assert (cut["onnx_bytes"] < masked.loc[cut.index, "onnx_bytes"]).all()
     assert (cut["units_removed"] > 0).all()
+
+    write_sealed_csv(home / "mine" / "deployment.csv", table)
+    assert Study("mine", home).deployment()["onnx_bytes"].tolist() == table["onnx_bytes"].tolist()
+    write_csv(home / "mine" / "deployment.csv", table.assign(ms_batch_64=1.0))
+    with pytest.raises(Damaged, match=r"deployment\.csv: differs from its checksum .* benchmarks deploy"):
+        Study("mine", home).deployment()

@@ -56,7 +56,7 @@ figures: $(READY) ## draw the figures, and judge the claims, from the committed 
 test: $(READY) ## ruff, pytest, and the committed notebooks against the committed results (nbval)
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
-	$(RUN) pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder --nbval tests notebooks
+	$(RUN) pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder --nbval --nbval-kernel-startup-timeout 3600 tests notebooks
 
 test-cluster: $(READY) ## the same results on Ray clusters of this machine, whose nodes, workers and drivers die; minutes
 	$(RUN) pytest -m cluster tests/cluster

@@ -21,11 +21,12 @@ export RAY_AUTH_TOKEN RAY_AUTH_MODE=token
 ray=("$PYTHON" -m ray.scripts.scripts)
 on() { # on which nodes, and what `ray start` is told there
     srun --overlap --cpus-per-task="$SLURM_CPUS_ON_NODE" "${@:1:3}" "${ray[@]}" start "${@:4}" \
-        --num-cpus="$SLURM_CPUS_ON_NODE" --disable-usage-stats --block &
+        --num-cpus="$SLURM_CPUS_ON_NODE" --include-log-monitor=false --disable-usage-stats --block &
 }
 trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT
 on --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" --head --port="${address#*:}" --include-dashboard=false
-for _ in {1..60}; do "${ray[@]}" health-check --address "$address" 2>/dev/null && break || sleep 2; done
+# Until it listens, or has ended. (Ray's own check takes the seconds that a start has from a machine that is busy.)
+while kill -0 $! 2>/dev/null && ! (: <"/dev/tcp/${address/://}") 2>/dev/null; do sleep 1; done
 if ((others)); then on --nodes=$others --ntasks=$others --exclude="${nodes[0]}" --address="$address"; fi
 
 budget=$((SLURM_JOB_END_TIME - $(date +%s) - MARGIN))

@@ -1,7 +1,7 @@
 """Datasets, one entry each in DATASETS, and from their files to images.
 
-No file is opened that is not the one that was published, and no network is used but by ``download``. torch, torchvision
-and scikit-learn are imported by the functions that read: a dataset's name and its number of classes can be had without.
+No file is opened that is not the one that was published, and no network is used but by ``download``. torch and
+torchvision are imported by the functions that read: a dataset's name and its number of classes can be had without.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
+from importlib.metadata import distribution
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING
@@ -59,18 +60,20 @@ def check_labels(labels: Tensor, n: int, classes: int, where: str) -> Tensor:
 
 def digits(root: Path = DATA) -> tuple[Images, None]:
     """scikit-learn's 1,797 handwritten digits, 8×8 with values 0 … 16. They come without a split of their own."""
+    import numpy as np
     import torch
-    from sklearn.datasets import load_digits
 
+    # What load_digits reads, which imports SciPy for it first: a second at the start of every worker.
+    file = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     try:
-        raw = load_digits()
-    except (OSError, ValueError) as error:
+        raw = torch.from_numpy(np.loadtxt(file, delimiter=","))
+    except (OSError, ValueError, EOFError) as error:
         why = f"scikit-learn's own file cannot be read ({error})"
         raise DataError(f"digits: {why}; install scikit-learn again") from None
-    images = torch.from_numpy(raw.images)
-    if images.shape != (1797, 8, 8) or images.min() < 0 or images.max() > 16:
-        raise DataError(f"digits: images are {tuple(images.shape)}, not (1797, 8, 8) with values 0 to 16")
-    return Images(images.to(torch.uint8).unsqueeze(1), torch.from_numpy(raw.target).long(), 10).check("digits"), None
+    if raw.shape != (1797, 65) or raw.min() < 0 or raw.max() > 16:
+        raise DataError(f"digits: images and labels are {tuple(raw.shape)}, not (1797, 65) with values 0 to 16")
+    images = raw[:, :-1].to(torch.uint8).reshape(-1, 1, 8, 8)
+    return Images(images, raw[:, -1].long(), 10).check("digits"), None
 
 
 MNIST_FILES = {  # as torchvision unpacks them, and their MD5 sums

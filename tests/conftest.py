@@ -1,9 +1,16 @@
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from benchmarks.threads import Threads
 from sdd_utils.config import Experiment
 from sdd_utils.runner.sweep import with_teachers
+
+HANG = 3600
+"""Seconds that only what hangs can take: no test fails because the machine is busy, nor waits for the clock."""
+
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 SMALL = {
     "arch": "mlp",

@@ -6,6 +6,7 @@ import sys
 from graphlib import TopologicalSorter
 
 import pytest
+from conftest import HANG
 
 from sdd_utils.files import ROOT
 
@@ -129,7 +130,7 @@ assert len(sdd_utils.analysis.claims.claims_table(study.levels())) > 10
 
 
 def test_tables_claims_and_figures_need_no_torch():
-    run = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    run = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], cwd=ROOT, capture_output=True, text=True, timeout=HANG)
     assert run.returncode == 0, run.stderr
 
 

@@ -5,6 +5,7 @@ import re
 import nbformat
 import papermill
 import pytest
+from conftest import HANG
 
 from scripts.notebooks import notebooks_of
 from sdd_utils.analysis.claims import claims_table
@@ -82,7 +83,7 @@ def test_answers_follow_from_what_is_read(name, claims, tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "agg")  # drawn, but not made into pictures, which takes longer than all else
     source, executed = FOLDER / f"{name}.ipynb", tmp_path / "executed.ipynb"
     parameters = {"profile": "cifar10-small", "results": "reference"}
-    papermill.execute_notebook(source, executed, parameters, cwd=FOLDER, progress_bar=False)
+    papermill.execute_notebook(source, executed, parameters, cwd=FOLDER, progress_bar=False, start_timeout=HANG)
     answers = []
     for profile, path in (("digits", source), ("cifar10-small", executed)):  # nbval executes the committed one
         cells = nbformat.read(path, as_version=4).cells

@@ -233,7 +233,8 @@ def connect(address: str, slots: int | None = None) -> ModuleType:
     if host in ("", "localhost", "127.0.0.1"):
         # Without it Ray takes this machine's public address instead of the loopback, and listens on all.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "8")  # seconds until a cluster that refuses us is given up
+    if joins:
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "8")  # seconds until a cluster that refuses us is given up
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # pages for each death; the sweep has a line for it
     named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
     if joins and (named or (Path.home() / ".ray" / "auth_token").exists()):

@@ -255,14 +255,17 @@ def test_unknown_datasets(say):
     assert say("svhn") == "dataset: there is no 'svhn'; known are digits, mnist, cifar10, cifar100, cifar10n, cifar100n"
 
 
-@pytest.mark.parametrize(
-    "change", [lambda d: d.update(images=d.images[:, :7]), lambda d: d.update(images=d.images + 9)]
-)
+def test_digits_are_those_that_scikit_learn_gives():
+    given, (images, _) = sklearn.datasets.load_digits(), digits()
+    assert images.images[:, 0].tolist() == given.images.tolist()
+    assert images.labels.tolist() == given.target.tolist()
+
+
+@pytest.mark.parametrize("change", [lambda raw: raw[:, 1:], lambda raw: raw[1:], lambda raw: raw + 9])
 def test_digits_that_are_not_scikit_learns(monkeypatch, change):
-    raw = sklearn.datasets.load_digits()
-    change(raw)
-    monkeypatch.setattr(sklearn.datasets, "load_digits", lambda: raw)
-    with pytest.raises(DataError, match=r"digits: images are \(1797, ., 8\), not \(1797, 8, 8\)"):
+    read = np.loadtxt
+    monkeypatch.setattr(np, "loadtxt", lambda *args, **options: change(read(*args, **options)))
+    with pytest.raises(DataError, match=r"digits: images and labels are \(179., 6.\), not \(1797, 65\) with"):
         digits()
 
 

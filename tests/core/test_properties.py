@@ -40,7 +40,7 @@ def network(sizes, seed, ties):
 
 
 @given(st.lists(st.integers(1, 12), min_size=2, max_size=4), seeds, st.floats(0.01, 0.99), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_masks_shrink_to_the_formula_and_take_the_smallest(sizes, seed, share, ties):
     net, other = network(sizes, seed, ties), network(sizes, seed, ties)
     exp = Experiment.parse(SMALL | {"prune_share": share})
@@ -58,7 +58,6 @@ def test_masks_shrink_to_the_formula_and_take_the_smallest(sizes, seed, share, t
 
 
 @given(st.integers(2, 100), st.integers(0, 300), st.floats(0, 1, exclude_max=True), seeds)
-@settings(deadline=None)
 def test_noise_is_exact_in_number_and_never_the_label_itself(classes, n, rate, seed):
     labels = torch.randint(0, classes, (n,), generator=torch.Generator().manual_seed(seed))
     noisy = symmetric_noise(labels, rate, classes, torch.Generator().manual_seed(seed))
@@ -69,7 +68,6 @@ def test_noise_is_exact_in_number_and_never_the_label_itself(classes, n, rate, s
 
 
 @given(curves)
-@settings(deadline=None)
 def test_phases_follow_one_another_and_divide_the_levels_of_a_dip_between_them(values):
     dip = measure_dip(values)
     borders = list(dip.phases.values())
@@ -84,7 +82,6 @@ def test_phases_follow_one_another_and_divide_the_levels_of_a_dip_between_them(v
 
 
 @given(curves)
-@settings(deadline=None)
 def test_no_rise_of_a_curve_is_larger_than_the_one_that_is_found(values):
     curve = np.round(smoothed_mean(values), 9)
     rises = [after - before for before, after in itertools.combinations(curve[1:], 2)]
@@ -97,7 +94,6 @@ def test_no_rise_of_a_curve_is_larger_than_the_one_that_is_found(values):
 
 
 @given(curves)
-@settings(deadline=None)
 def test_curves_that_only_fall_show_no_double_descent(values):
     dip = measure_dip(np.sort(values, axis=1)[:, ::-1])
     assert not dip.is_double_descent
@@ -105,7 +101,6 @@ def test_curves_that_only_fall_show_no_double_descent(values):
 
 
 @given(curves, st.randoms())
-@settings(deadline=None)
 def test_the_order_of_the_seeds_within_each_half_does_not_matter(values, rng):
     values = np.round(values * 256) / 256  # so that sums are exact in any order
     halves = [list(range(first, len(values), 2)) for first in (0, 1)] if len(values) > 3 else [[*range(len(values))]]
@@ -137,7 +132,6 @@ described = st.fixed_dictionaries({}, optional=CHANGES)
 
 
 @given(described, st.randoms())
-@settings(deadline=None)
 def test_equal_settings_have_equal_names_however_they_are_written(changes, rng):
     plain = SMALL | changes
     exp = Experiment.parse(plain)
@@ -150,7 +144,6 @@ def test_equal_settings_have_equal_names_however_they_are_written(changes, rng):
 
 
 @given(described, st.sampled_from(sorted(CHANGES)), st.data())
-@settings(deadline=None)
 def test_any_change_gives_another_name(changes, field, data):
     exp = Experiment.parse(SMALL | changes)
     other = Experiment.parse(SMALL | changes | {field: data.draw(CHANGES[field])})

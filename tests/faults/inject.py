@@ -46,6 +46,7 @@ KINDS = [
     *["time budget", "full disk", "full disk", "two rivals", "three rivals, one killed"],
 ]
 DISK_MB = 16
+HANG = 3600  # seconds that no sweep takes, however busy the machine is
 
 
 @dataclass
@@ -88,12 +89,12 @@ def start(results: Path, part: str, *options: str, workers: int = 1, limit: int 
 
 def end(sweep: subprocess.Popen) -> tuple[int, str]:
     """Wait for a sweep; its exit status and what it printed."""
-    said, _ = sweep.communicate(timeout=600)
+    said, _ = sweep.communicate(timeout=HANG)
     return sweep.returncode, said
 
 
-def leftovers(sweep: subprocess.Popen, patience: float = 10) -> int:
-    """Processes of the sweep's group that are still there after a while."""
+def leftovers(sweep: subprocess.Popen, patience: float = 600) -> int:
+    """Processes of the sweep's group that do not end."""
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         alive = [p for p in psutil.process_iter(["status"]) if _group(p) == sweep.pid]

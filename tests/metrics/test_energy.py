@@ -7,6 +7,7 @@ import time
 from types import ModuleType, SimpleNamespace
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -182,11 +183,15 @@ def test_what_runs_beside_a_level_does_not_make_it_dearer():
         pytest.skip(f"energy is {meter.source} here")
     alone, _ = charged_for_half_a_second()
     # Not as children of this process, which codecarbon would count to it.
-    spin = f"timeout 60 {sys.executable} -c 'while True: pass' > /dev/null & echo $!"
-    rivals = [subprocess.check_output(["sh", "-c", spin], text=True) for _ in range(2 * os.cpu_count())]
+    spin = f"{sys.executable} -c 'import time\nwhile time.process_time() < 600: pass' > /dev/null & echo $!"
+    started = [subprocess.check_output(["sh", "-c", spin], text=True) for _ in range(2 * os.cpu_count())]
+    rivals = [psutil.Process(int(number)) for number in started]
     try:
+        while any(rival.cpu_times().user < 0.1 for rival in rivals):
+            time.sleep(0.01)
         beside, took = charged_for_half_a_second()
     finally:
-        subprocess.run(["kill", *map(str.strip, rivals)], check=True)
+        for rival in rivals:
+            rival.kill()
     assert took > 0.75
     assert beside == pytest.approx(alone, rel=0.05)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
+from conftest import HANG
 
 from sdd_utils.cli.commands import main
 from sdd_utils.errors import Stopped, SweepStopped
@@ -70,7 +71,7 @@ def task(small, monkeypatch, tmp_path):
     go_on = SimpleNamespace(wait=SimpleNamespace(remote=lambda: SimpleNamespace(future=lambda: over)))
 
     def start(function, files=None, expected=None):
-        call = (function, exp, tmp_path / "smoke", "cpu", time.time() + 60)
+        call = (function, exp, tmp_path / "smoke", "cpu", time.time() + HANG)
         settings = {"SDD_DATA": "/of/the/driver", "SDD_COUNTRY": "DEU"}
         needs = {"CPU": 1.0, "GPU": 0.5}
         return work(call, expected or versions(), settings, needs, go_on, {exp.run_id: files or {}})
@@ -134,6 +135,7 @@ def test_what_ray_says_of_a_cluster_that_it_cannot_join_is_one_line(refused, mon
         raise RuntimeError("Version mismatch:\n  the cluster was started with another Ray\n")
 
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", HANG)
     with a_server_that_says(cluster.HTTP2_SETTINGS) as port:
         said = refused("--cluster", f"127.0.0.1:{port}")
     why = "Version mismatch: the cluster was started with another Ray"

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SMALL_VIT, needs_gpu
+from conftest import HANG, SMALL_VIT, needs_gpu
 from safetensors.torch import load_file
 
 from sdd_utils import pruning_loop, training
@@ -179,9 +179,9 @@ def test_no_epoch_is_begun_that_would_end_after_the_deadline(tmp_path, monkeypat
     meter = SimpleNamespace(start=lambda name: None, stop=dict)
     monkeypatch.setattr(runs, "energy_meter", lambda device: meter)
     with claimed(tmp_path / "run") as lock:
-        segment = runs.SegmentClock(checkpoints.History(), "cpu", time.time() + 0.4, lock)
+        segment = runs.SegmentClock(checkpoints.History(), "cpu", time.time() + HANG, lock)
         segment.begin()
-        time.sleep(0.2)
+        segment.epoch_began -= 0.7 * HANG
         assert segment.must_save()
         segment.end()
         with pytest.raises(Stopped):

@@ -4,6 +4,7 @@ import sys
 import time
 
 import pytest
+from conftest import HANG
 
 from sdd_utils.errors import ConfigError
 from sdd_utils.metrics.energy import AT_A_TIME, ON_ONE_GPU
@@ -28,18 +29,41 @@ if __name__ == "__main__":
 
 def test_signals_to_every_process_beside_the_sweep_end_none(tmp_path):
     (tmp_path / "script.py").write_text(SIGNALLED)
-    run = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=100)
+    run = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=HANG)
     assert run.stdout == "4 [1, 2, 3] 4\n", run.stderr
     # Of a tracker that a signal ended its heir says so. (That loky forgot to tell one of a semaphore is no matter.)
     assert "died" not in run.stderr
     assert "Traceback" not in run.stderr
 
 
-def test_two_experiments_on_each_of_two_gpus_see_their_own_alone(monkeypatch):
+WORKER = """
+import sys
+from pathlib import Path
+from sdd_utils.config import Experiment
+from sdd_utils.runner import cluster, workers
+
+workers._warm_up()
+from sdd_utils.runner.run import run_experiment
+
+run_experiment(Experiment.model_validate_json(sys.argv[1]), Path(sys.argv[2]))
+print(*{name.split(".")[0] for name in sys.modules})
+"""
+
+
+def test_a_worker_imports_nothing_for_a_small_network_that_takes_long_and_does_not_train(small, tmp_path):
+    command = [sys.executable, "-c", WORKER, small(levels=1).model_dump_json(), tmp_path / "mine"]
+    imported = subprocess.check_output(command, text=True).split()
+    assert {"torch", "pandas", "codecarbon"} <= {*imported}
+    needless = {"scipy", "sklearn", "matplotlib", "seaborn", "torchvision", "timm", "onnx", "IPython", "ray", "lark"}
+    assert needless.isdisjoint(imported)
+
+
+def test_two_experiments_on_each_of_two_gpus_see_their_own_alone(monkeypatch, tmp_path):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     monkeypatch.setattr(workers, "_warm_up", dict)
     executor = workers.local_workers(device="cuda", gpu_share=0.5)
-    seen = [executor.submit(_where, 0.3) for _ in range(4)]
+    seen = [executor.submit(_where, tmp_path / "go") for _ in range(4)]  # none ends before all are shared out
+    (tmp_path / "go").touch()
     try:
         assert executor.slots() == 4
         assert sorted(future.result() for future in seen) == [("3", "4", "2")] * 2 + [("5", "4", "2")] * 2
@@ -47,8 +71,9 @@ def test_two_experiments_on_each_of_two_gpus_see_their_own_alone(monkeypatch):
         executor.stop()
 
 
-def _where(seconds):
-    time.sleep(seconds)
+def _where(go):
+    while not go.exists():
+        time.sleep(0.01)
     return tuple(os.environ[name] for name in ("CUDA_VISIBLE_DEVICES", AT_A_TIME, ON_ONE_GPU))
 
 

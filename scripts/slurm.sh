@@ -19,8 +19,9 @@ RAY_AUTH_TOKEN=$("$PYTHON" -c 'import secrets; print(secrets.token_hex(32))')
 export RAY_AUTH_TOKEN RAY_AUTH_MODE=token
 
 ray=("$PYTHON" -m ray.scripts.scripts)
-on() { # on which nodes, and what `ray start` is told there
-    srun --overlap --cpus-per-task="$SLURM_CPUS_ON_NODE" "${@:1:3}" "${ray[@]}" start "${@:4}" \
+on() { # on which nodes, and what `ray start` is told there; Ray opens its folder to all, so it lies in one of ours
+    srun --overlap --cpus-per-task="$SLURM_CPUS_ON_NODE" "${@:1:3}" \
+        bash -c 'exec "$@" --temp-dir="$(mktemp -d /tmp/sdd-XXXXXX)/ray"' - "${ray[@]}" start "${@:4}" \
         --num-cpus="$SLURM_CPUS_ON_NODE" --include-log-monitor=false --disable-usage-stats --block &
 }
 trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT

@@ -58,7 +58,8 @@ class RayWorkers:
         each = experiments_a_gpu(gpu_share, device)
         gpus = 1 / each if device == "cuda" else 0
         self.needs = {"CPU": 1.0} | ({"GPU": gpus} if gpus else {})
-        self.most, self.ray = most, connect(address, most)
+        self.most = most
+        self.ray, self.folder = connect(address, most)
         if gpus and not any(slots_of(node, {"GPU": 1.0}) for node in self.ray.nodes()):
             self.ray.shutdown()
             raise ConfigError(f"device: no machine of the cluster at {address} has a GPU (got 'cuda')")
@@ -96,6 +97,8 @@ class RayWorkers:
         self.closed.set()
         self.threads.shutdown()
         self.ray.shutdown()
+        if self.folder:
+            self.folder.cleanup()
 
     def _attempt(self, handed_over: threading.Event, function: Callable, exp: Experiment, folder: Path, *args) -> None:
         """A thread's work: hand one experiment over, and write what its worker yields into the run's folder."""
@@ -223,9 +226,10 @@ def versions() -> dict[str, str]:
     return {"sdd_utils": sources.hexdigest(), "torch": importlib.metadata.version("torch")}
 
 
-def connect(address: str, slots: int | None = None) -> ModuleType:
-    """Ray, connected: ``ray`` starts a cluster with ``slots`` cores (all by default) that no other machine can reach;
-    ``host:port`` joins one, as ``ray`` does where RAY_ADDRESS names it. Raises ConfigError."""
+def connect(address: str, slots: int | None = None) -> tuple[ModuleType, TemporaryDirectory | None]:
+    """Ray, connected: ``ray`` starts a cluster with ``slots`` cores (all by default) that no other machine and no other
+    user can reach, and whose folder is returned too, to be removed after it; ``host:port`` joins one, as ``ray`` does
+    where RAY_ADDRESS names it. Raises ConfigError."""
     joins = os.environ.get("RAY_ADDRESS", "") if address == LOCAL else address
     host, _, port = joins.rpartition(":")
     if joins and not re.fullmatch(r"[^:/]+:\d{1,5}", joins):
@@ -236,30 +240,48 @@ def connect(address: str, slots: int | None = None) -> ModuleType:
     if joins:
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "8")  # seconds until a cluster that refuses us is given up
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # pages for each death; the sweep has a line for it
-    named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
-    if joins and (named or (Path.home() / ".ray" / "auth_token").exists()):
+    named, token = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys(), Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):
+        token.chmod(0o600)  # with it one can run anything as we, and `ray get-auth-token` lets all users read it
+    if joins and (named or token.exists()):
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray looks for its token only where it starts a cluster
     try:
         import ray
     except ModuleNotFoundError:
         raise ConfigError("cluster: Ray is not installed; pip install -e '.[cluster]' does it") from None
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if not joins:
-        local = {"num_cpus": slots or cpu_count(), "object_store_memory": STORE_BYTES, "include_dashboard": False}
-        ray.init("local", **local, **quiet)
-        return ray
+    how, folder = {"log_to_driver": False, "logging_level": logging.ERROR}, None
+    if joins:
+        expect_ray(host, int(port))
+    else:
+        # Ray opens its folders to all users, so they lie in one that is ours alone. Its path is short, as the name of a
+        # socket has to be, which TMPDIR may not be.
+        under = os.environ.get("RAY_TMPDIR", "/tmp")
+        try:
+            folder = TemporaryDirectory(prefix="sdd-", dir=under, ignore_cleanup_errors=True)
+        except OSError as error:
+            raise ConfigError(f"cluster: no folder for Ray in {under} ({error.strerror}); see RAY_TMPDIR") from None
+        how |= {"num_cpus": slots or cpu_count(), "object_store_memory": STORE_BYTES, "include_dashboard": False}
+        how |= {"_temp_dir": f"{folder.name}/ray"}
+    before = os.umask(0o077)  # of the token, which Ray may write, too
     try:
-        with socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS) as server:
+        ray.init(joins or "local", **how)
+    except Exception as error:  # Ray has a dozen for this, and passes on those of gRPC
+        what = f"cannot join {joins}" if joins else "cannot start Ray here"
+        raise ConfigError(f"cluster: {what}: {' '.join(str(error).split())[:200]}") from None
+    finally:
+        os.umask(before)
+    return ray, folder
+
+
+def expect_ray(host: str, port: int) -> None:
+    """Raise ConfigError unless what answers there may be Ray: ``ray.init`` would try for minutes."""
+    try:
+        with socket.create_connection((host, port), timeout=CONNECT_SECONDS) as server:
             server.sendall(HTTP2)
             answer = server.recv(len(HTTP2)) if not os.environ.get("RAY_USE_TLS") else HTTP2_SETTINGS
     except TimeoutError:
         answer = b""
     except (OSError, OverflowError) as error:
-        raise ConfigError(f"cluster: nothing answers at {joins} ({error}); is Ray running there?") from None
-    if answer[3:4] != HTTP2_SETTINGS[3:4]:  # else ray.init would try for minutes
-        raise ConfigError(f"cluster: what answers at {joins} is not Ray")
-    try:
-        ray.init(joins, **quiet)
-    except Exception as error:  # Ray has a dozen for this, and passes on those of gRPC
-        raise ConfigError(f"cluster: cannot join {joins}: {' '.join(str(error).split())[:200]}") from None
-    return ray
+        raise ConfigError(f"cluster: nothing answers at {host}:{port} ({error}); is Ray running there?") from None
+    if answer[3:4] != HTTP2_SETTINGS[3:4]:
+        raise ConfigError(f"cluster: what answers at {host}:{port} is not Ray")

@@ -1,7 +1,9 @@
 """A real Ray cluster of three nodes on this machine: whatever happens to it, results are those of a local sweep."""
 
 import os
+import re
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -239,7 +241,13 @@ def listening_sockets(process):
     return []
 
 
-def test_a_cluster_started_here_is_reachable_from_here_alone_and_ends_with_the_sweep(local, tmp_path, monkeypatch):
+def session_folders(process):
+    with suppress(psutil.NoSuchProcess):
+        return re.findall(r"(/[^ =,]*)/session_[^ /,]*", " ".join(process.cmdline()))
+    return []
+
+
+def test_a_cluster_started_here_is_reachable_by_its_user_alone_and_ends_with_the_sweep(local, tmp_path, monkeypatch):
     for name in ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_TOKEN", "RAY_AUTH_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -247,6 +255,9 @@ def test_a_cluster_started_here_is_reachable_from_here_alone_and_ends_with_the_s
     wait_for_levels(tmp_path, 4, lambda: sweep.poll() is None)
     processes = [psutil.Process(sweep.pid), *psutil.Process(sweep.pid).children(recursive=True)]
     listening = [address for process in processes for address in listening_sockets(process)]
+    folders = {Path(folder).parent for process in processes for folder in session_folders(process)}
+    closed = [tmp_path / ".ray" / "auth_token", *folders]
+    modes = [stat.S_IMODE(path.stat().st_mode) & 0o077 for path in closed]
     before = snapshot(tmp_path)
     os.killpg(sweep.pid, signal.SIGINT)
     said = sweep.communicate(timeout=HANG)[1]
@@ -256,6 +267,7 @@ def test_a_cluster_started_here_is_reachable_from_here_alone_and_ends_with_the_s
     assert len(listening) > 3
     assert {address.ip for address in listening} <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
     assert 8265 not in {address.port for address in listening}  # the dashboard's
+    assert modes == [0, 0]
     _, alive = psutil.wait_procs(processes, timeout=HANG)
     assert not alive
     assert train(tmp_path, Threads(1)) == Outcome()  # goes on from what the workers saved at last

@@ -52,7 +52,8 @@ def test_a_job_queues_itself_again_until_all_is_trained(job, tmp_path):
     status, calls, said = job(0)
     assert status == REQUEUE, said
     assert "the time budget of 1 s is used up" in said
-    start, port = f"{sys.executable} -m ray.scripts.scripts start", 20_000 + JOB % 20_000
+    private = """bash -c exec "$@" --temp-dir="$(mktemp -d /tmp/sdd-XXXXXX)/ray" -"""
+    start, port = f"{private} {sys.executable} -m ray.scripts.scripts start", 20_000 + JOB % 20_000
     end = "--num-cpus=2 --include-log-monitor=false --disable-usage-stats --block"
     on = "srun --overlap --cpus-per-task=2"
     assert calls == [

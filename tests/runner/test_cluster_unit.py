@@ -8,7 +8,9 @@ import threading
 import time
 from concurrent.futures import Future
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 from conftest import HANG
@@ -29,6 +31,7 @@ NODE = {"NodeID": "a", "Alive": True, "Resources": {"CPU": 16.0, "GPU": 2.0}}
 @pytest.fixture
 def refused(monkeypatch, capsys, tmp_path):
     """What ``run`` says of a cluster or an option, in one line."""
+    monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("RAY_ADDRESS", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_NUM_REDIS_GET_RETRIES", "RAY_AUTH_MODE"):
         monkeypatch.delenv(name, raising=False)
 
@@ -140,6 +143,65 @@ def test_what_ray_says_of_a_cluster_that_it_cannot_join_is_one_line(refused, mon
         said = refused("--cluster", f"127.0.0.1:{port}")
     why = "Version mismatch: the cluster was started with another Ray"
     assert said == f"error: cluster: cannot join 127.0.0.1:{port}: {why}\n"
+
+
+@pytest.fixture
+def token(monkeypatch, tmp_path):
+    """Where Ray has its token, and a Ray that leaves that and its folder as open as the real one does."""
+    path = tmp_path / ".ray" / "auth_token"
+    path.parent.mkdir()
+
+    def init(_, _temp_dir=None, **__):
+        if not path.exists():
+            path.write_text("made by Ray")
+        if _temp_dir:
+            (Path(_temp_dir) / "session").mkdir(parents=True)
+            Path(_temp_dir).chmod(0o777)
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+    with patch.dict(os.environ, {"HOME": str(tmp_path), "RAY_TMPDIR": str(tmp_path)}):
+        os.environ.pop("RAY_ADDRESS", None)
+        yield path
+
+
+def access(path):
+    return oct(path.stat().st_mode & 0o777)
+
+
+@pytest.mark.parametrize("before", [None, 0o644, 0o666])
+def test_no_other_user_reads_the_token_or_reaches_the_folder_of_a_cluster_that_is_started_here(token, before):
+    if before:
+        token.write_text("of another day")
+        token.chmod(before)
+    umask = os.umask(0o022)
+    _, folder = cluster.connect("ray")
+    assert os.umask(umask) == 0o022  # what the sweep writes is as open as ever
+    assert (access(token), access(Path(folder.name))) == ("0o600", "0o700")
+    assert [path.name for path in Path(folder.name).glob("*/*")] == ["session"]
+
+
+def test_a_token_that_lies_open_is_closed_before_a_cluster_is_joined(token):
+    token.write_text("made by `ray get-auth-token`")
+    token.chmod(0o644)
+    with a_server_that_says(cluster.HTTP2_SETTINGS) as port:
+        assert cluster.connect(f"127.0.0.1:{port}")[1] is None
+    assert access(token) == "0o600"
+
+
+def test_why_ray_cannot_be_started_is_one_line(refused, monkeypatch):
+    def init(*_, **__):
+        raise OSError("The current node timed out\nduring startup.")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+    why = "The current node timed out during startup."
+    assert refused("--cluster", "ray") == f"error: cluster: cannot start Ray here: {why}\n"
+
+
+def test_a_place_that_takes_no_folder_of_ray_is_named(refused, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=lambda *_, **__: pytest.fail("starts")))
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "nowhere"))
+    where = f"no folder for Ray in {tmp_path}/nowhere (No such file or directory); see RAY_TMPDIR"
+    assert refused("--cluster", "ray") == f"error: cluster: {where}\n"
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from sdd_utils.metrics.flops import curve_flops
 from sdd_utils.runner.checkpoints import states, unsound
 from sdd_utils.runner.integrity import SUMS, finalise, is_quarantined, repair
 from sdd_utils.runner.inventory import finished
-from sdd_utils.runner.locks import claimed, lease, try_acquire
+from sdd_utils.runner.locks import claimed, held_by, lease, try_acquire
 from sdd_utils.runner.progress import Progress
 from sdd_utils.runner.run import run_experiment
 from sdd_utils.runner.stopping import must_stop, stop_on_signals
@@ -118,6 +118,7 @@ class Sweep:
         self.teachers = {run: teacher_of(exp) for run, exp in found.items()}
         self.running: dict[Future, str] = {}
         self.elsewhere: dict[str, SoftFileLease] = {}  # run_id → its lock, watched until it is free
+        self.told: set[str] = set()  # of which of them it has been said who holds it
         self.failed: dict[str, str] = {}
         self.deaths: Counter[tuple[str, int]] = Counter()  # of workers, at a run's level
         self.stopping = False
@@ -139,7 +140,7 @@ class Sweep:
                 at_work = [*self.running.values(), *self.elsewhere]
                 done, _ = wait(self.running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
                 if not self.running:
-                    time.sleep(POLL_SECONDS)  # all that is left is elsewhere
+                    self.wait_for_others()
                 for future in done:
                     self.collect(future)
                 self.progress.update(at_work)
@@ -178,6 +179,14 @@ class Sweep:
         if lock:
             self.elsewhere.pop(run).release()
         return True
+
+    def wait_for_others(self) -> None:
+        """All that is left is elsewhere: say whom the sweep waits for, once a run, and let them work."""
+        for run, lock in self.elsewhere.items():
+            if run not in self.told:
+                self.told.add(run)
+                self.progress.say(f"waiting: {run} is {held_by(lock)}")
+        time.sleep(POLL_SECONDS)
 
     def collect(self, future: Future) -> None:
         """Enter the end of a run. Raises NoSpace, SweepStopped or BrokenExecutor, which end the sweep."""

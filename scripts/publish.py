@@ -39,7 +39,8 @@ def publish(name: str, runs: Path = RUNS, only: str = "") -> None:
     origins = [{"runs_by_commit": {record["commit"]: 1}, **record} for record in records]
     held = {}
     if only and (target / "levels.csv").exists():
-        held = {path.stem: read_csv(path) for path in target.glob("*.csv")}
+        paths = [target / f"{table}.csv" for table in ("levels", "weights", "deployment")]
+        held = {path.stem: read_csv(path) for path in paths if path.exists()}
         origins.insert(0, json.loads((target / "provenance.json").read_text(encoding="utf-8")))
     origin = _origin(origins)
     if not study.profile.tunes:

@@ -8,6 +8,7 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import pandas as pd
 
@@ -25,7 +26,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        temporary.unlink(missing_ok=True)
+        with open(temporary, "xb") as file:  # made here: whoever guesses the name could put a link there
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -50,14 +52,13 @@ def no_space(path: Path, needed: int) -> NoSpace:
 
 def make_folder(folder: Path) -> None:
     """Make the folder for results. Raises ConfigError when it cannot be written, NoSpace when the disk is full."""
-    probe = folder / f".probe.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        with TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         if error.errno in FULL:
-            raise no_space(probe, 0) from None
+            raise no_space(folder / "a file", 0) from None
         why = f"{folder} cannot be written ({error.strerror})"
         raise ConfigError(f"results: {why}; name another with --results") from None
 

@@ -66,6 +66,19 @@ def student(small):
     return make
 
 
+def add_foreign_entries(folder):
+    """Put into a run's folder what is nobody's business there; returns their content by name."""
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / ".ipynb_checkpoints" / "levels-checkpoint.csv").write_text("level\n0\n")
+    (folder / ".levels.csv.77").mkdir()
+    (folder / "level-1.safetensors.old").mkdir()
+    names = ("notes.txt", "my levels.csv", ".bashrc.1", ".DS_Store", "model.safetensors", "a.damaged.txt")
+    for name in names:
+        (folder / name).write_text("mine")
+    (folder / "link").symlink_to("nowhere")
+    return {*names, ".ipynb_checkpoints", ".levels.csv.77", "level-1.safetensors.old", "link"}
+
+
 @pytest.fixture
 def two_families(small, student):
     """A teacher (2) with students (3 and 1), and two curves of their own (4 and 1)."""

@@ -29,7 +29,7 @@ from sdd_utils.errors import Busy, ConfigError, Stopped, SweepStopped, WorkerLos
 from sdd_utils.files import write_bytes
 from sdd_utils.metrics.energy import AT_A_TIME, ON_ONE_GPU
 from sdd_utils.runner.checkpoints import states, unsound
-from sdd_utils.runner.integrity import SUMS, repair
+from sdd_utils.runner.integrity import SUMS, own_files, repair
 from sdd_utils.runner.locks import claimed, hold
 from sdd_utils.runner.stopping import note_signal, unasked
 from sdd_utils.runner.workers import experiments_a_gpu
@@ -189,7 +189,7 @@ def changed_files(run: Path, known: dict[str, tuple] | None = None) -> tuple[Fil
 
     def in_order() -> Iterator[Path]:  # each part is listed when the one before it has been read
         yield run / SUMS
-        yield from (path for path in sorted(run.glob("[!.]*")) if path.name != SUMS and path.suffix != ".safetensors")
+        yield from (path for path in own_files(run) if path.suffix != ".safetensors")
         yield from states(run)
 
     files, stamps = {}, {}

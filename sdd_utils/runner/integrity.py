@@ -10,13 +10,21 @@ from sdd_utils.files import sha256, write_bytes
 
 SUMS = "SHA256SUMS"  # of a finished run's files, as ``sha256sum -c`` reads it; written last, it marks the end
 
+OWN = r"(?:(?:config|provenance)\.json|(?:levels|weights|emissions)\.csv|(?:level-\d+|checkpoint)\.safetensors)"
+
 log = logging.getLogger("sdd_utils")
 
 
+def own_files(folder: Path) -> list[Path]:
+    """What a run has written, without SUMS. Whatever else is in its folder (notes, Jupyter's ``.ipynb_checkpoints``) is
+    somebody else's: neither read, copied, sealed nor removed."""
+    return [path for path in sorted(folder.glob("*")) if re.fullmatch(OWN, path.name) and path.is_file()]
+
+
 def finalise(folder: Path) -> None:
-    """Write the checksums of all files in ``folder``, which are final from now on."""
-    files = [path for path in sorted(folder.glob("[!.]*")) if path.name != SUMS and not is_quarantined(path)]
-    write_bytes(folder / SUMS, _with_checksum([f"{sha256(path)}  {path.name}" for path in files]).encode())
+    """Write the checksums of a run's files, which are final from now on."""
+    lines = [f"{sha256(path)}  {path.name}" for path in own_files(folder)]
+    write_bytes(folder / SUMS, _with_checksum(lines).encode())
 
 
 def _with_checksum(lines: list[str]) -> str:
@@ -54,7 +62,7 @@ def verify(folder: Path) -> dict[str, str]:
 
 
 def _sums(folder: Path) -> dict[str, str]:
-    """{file name: digest}. Raises Damaged when the list is not what ``finalise`` wrote."""
+    """{file name: digest} of a run's own files. Raises Damaged when the list is not what ``finalise`` wrote."""
     text = (folder / SUMS).read_text(encoding="utf-8", errors="replace")
     lines = text.splitlines()[:-1]
     if text != _with_checksum(lines):
@@ -62,7 +70,7 @@ def _sums(folder: Path) -> dict[str, str]:
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     if any(Path(name).name != name or name in ("", "..") for name in sums):
         raise Damaged(f"{folder / SUMS}: names files outside of its folder")
-    return sums
+    return {name: digest for name, digest in sums.items() if re.fullmatch(OWN, name)}
 
 
 def quarantine(path: Path, why: str) -> None:
@@ -80,14 +88,14 @@ def quarantine(path: Path, why: str) -> None:
 
 def is_quarantined(path: Path) -> bool:
     """Whether ``quarantine`` gave the file its name."""
-    return ".damaged" in path.name
+    return bool(re.fullmatch(rf"({OWN}|{SUMS})\.damaged(-\d+)?", path.name))
 
 
 def repair(folder: Path, wrong: dict[str, str]) -> None:
     """Quarantine what is ``wrong`` in a finished run, {file name: why}, which then counts as unfinished, and remove
     temporary files that a kill left behind. Only for who holds the run's lock."""
     for path in folder.glob(".*"):
-        if re.fullmatch(r"\..+\.\d+", path.name):
+        if re.fullmatch(rf"\.({OWN}|{SUMS})\.\d+", path.name) and not path.is_dir():
             path.unlink()
     if wrong:
         for name, why in wrong.items():

@@ -8,7 +8,7 @@ import pandas as pd
 from sdd_utils.config import Experiment
 from sdd_utils.errors import ConfigError, Damaged
 from sdd_utils.files import read_csv
-from sdd_utils.runner.integrity import is_final, is_quarantined, verify
+from sdd_utils.runner.integrity import is_final, is_quarantined, own_files, verify
 from sdd_utils.runner.locks import holder
 from sdd_utils.tables import check_levels
 
@@ -56,7 +56,7 @@ def _state(exp: Experiment, folder: Path) -> dict:
     elif finished(exp, folder):
         state = "done"
     else:
-        state = "stopped" if run.exists() and any(run.iterdir()) else "waiting"
+        state = "stopped" if own_files(run) else "waiting"
     return {"run_id": exp.run_id, "state": state, "levels": f"{done}/{exp.levels + 1}", "note": note}
 
 

@@ -20,7 +20,7 @@ from sdd_utils.files import make_folder, write_bytes, write_csv
 from sdd_utils.metrics.energy import check_country
 from sdd_utils.metrics.flops import curve_flops
 from sdd_utils.runner.checkpoints import states, unsound
-from sdd_utils.runner.integrity import SUMS, finalise, is_quarantined, repair
+from sdd_utils.runner.integrity import finalise, own_files, repair
 from sdd_utils.runner.inventory import finished
 from sdd_utils.runner.locks import claimed, held_by, lease, try_acquire
 from sdd_utils.runner.progress import Progress
@@ -223,11 +223,10 @@ def adopt_finished(experiments: list[Experiment], folder: Path) -> None:
             continue
         with suppress(Busy), claimed(run):
             repair(run, unsound(run, exp))
-            files = {p.name for p in source.iterdir() if not is_quarantined(p)} - {SUMS, "levels.csv"}
             for path in states(run):  # of the run as far as it was
                 path.unlink()
-            for name in files:
-                write_bytes(run / name, (source / name).read_bytes())
+            for path in own_files(source):
+                write_bytes(run / path.name, path.read_bytes())
             levels = pd.read_csv(source / "levels.csv", dtype=str, keep_default_na=False)
             write_csv(run / "levels.csv", levels.assign(profile=folder.name))
             finalise(run)

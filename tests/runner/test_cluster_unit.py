@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
-from conftest import HANG
+from conftest import HANG, add_foreign_entries
 
 from sdd_utils.cli.commands import main
 from sdd_utils.errors import Stopped, SweepStopped
@@ -56,6 +56,7 @@ def run(tmp_path):
     (folder / "level-00.safetensors").write_bytes(b"network" * 100_000)
     (folder / "levels.csv").write_text("level\n0\n")
     (folder / ".levels.csv.123").write_text("half a fi")
+    add_foreign_entries(folder)
     return folder
 
 
@@ -285,14 +286,14 @@ def test_what_is_read_first_is_written_last(run, tmp_path, monkeypatch):
 
 def test_a_worker_trains_in_a_scratch_folder_and_yields_what_is_new(task, tmp_path):
     def function(exp, folder, device, deadline):
-        assert (folder / exp.run_id / "old.csv").read_bytes() == b"from home"
+        assert (folder / exp.run_id / "weights.csv").read_bytes() == b"from home"
         assert (folder.name, device, must_stop(deadline)) == ("smoke", "cpu", False)
-        write_bytes(folder / exp.run_id / "new.csv", b"new")
+        write_bytes(folder / exp.run_id / "emissions.csv", b"new")
 
-    items = list(task.start(function, {"old.csv": b"from home"}))
+    items = list(task.start(function, {"weights.csv": b"from home"}))
     assert items == [
-        (socket.gethostname(), {}, {"old.csv"}),
-        (socket.gethostname(), {"new.csv": b"new"}, {"old.csv", "new.csv"}),
+        (socket.gethostname(), {}, {"weights.csv"}),
+        (socket.gethostname(), {"emissions.csv": b"new"}, {"weights.csv", "emissions.csv"}),
     ]
     assert not (tmp_path / "smoke").exists()
     assert (os.environ[AT_A_TIME], os.environ[ON_ONE_GPU]) == ("4", "2")
@@ -303,13 +304,13 @@ def test_a_worker_that_is_told_to_stop_yields_its_last_files_before_the_error(ta
     def function(exp, folder, device, deadline):
         while not must_stop(deadline):
             time.sleep(0.01)
-        write_bytes(folder / exp.run_id / "last.csv", b"saved")
+        write_bytes(folder / exp.run_id / "levels.csv", b"saved")
         raise Stopped
 
     items = task.start(function)
     next(items)
     task.over.set_exception(RuntimeError("the actor was killed"))
-    assert next(items)[1] == {"last.csv": b"saved"}
+    assert next(items)[1] == {"levels.csv": b"saved"}
     with pytest.raises(Stopped):
         next(items)
 
@@ -318,14 +319,14 @@ def test_a_worker_that_is_cancelled_waits_for_its_training_to_stop(task):
     ended = []
 
     def function(exp, folder, device, deadline):
-        write_bytes(folder / exp.run_id / "first.csv", b"begun")
+        write_bytes(folder / exp.run_id / "levels.csv", b"begun")
         while not must_stop(deadline):
             time.sleep(0.01)
         ended.append(True)
 
     items = task.start(function)
     assert next(items)[1] == {}
-    assert next(items)[1] == {"first.csv": b"begun"}
+    assert next(items)[1] == {"levels.csv": b"begun"}
     items.close()
     assert ended == [True]
 

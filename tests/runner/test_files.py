@@ -10,18 +10,20 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from conftest import add_foreign_entries
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import sdd_utils
+from benchmarks.threads import Threads
 from sdd_utils import pruning_loop
 from sdd_utils.errors import ConfigError, Damaged, NoSpace, ResultsMissing
-from sdd_utils.files import write_bytes, write_csv
-from sdd_utils.runner import checkpoints
+from sdd_utils.files import make_folder, sha256, write_bytes, write_csv
+from sdd_utils.runner import checkpoints, integrity
 from sdd_utils.runner.integrity import SUMS, finalise, is_final, quarantine, verify
 from sdd_utils.runner.inventory import finished, survey
 from sdd_utils.runner.run import run_experiment
-from sdd_utils.runner.sweep import adopt_finished
+from sdd_utils.runner.sweep import Outcome, adopt_finished, run_sweep
 
 
 def test_a_kill_while_writing_leaves_the_old_file_and_the_next_run_cleans_up(tmp_path, monkeypatch, small):
@@ -70,25 +72,69 @@ def test_what_is_quarantined_is_never_overwritten(tmp_path):
 
 
 def test_the_checksums_are_what_coreutils_read(tmp_path):
-    for name in ("a.csv", "b.csv"):
+    for name in ("levels.csv", "weights.csv"):
         write_csv(tmp_path / name, pd.DataFrame({"x": [1]}))
     finalise(tmp_path)
     assert is_final(tmp_path)
     assert verify(tmp_path) == {}
     if shutil.which("sha256sum"):
         assert subprocess.run(["sha256sum", "--check", "--quiet", SUMS], cwd=tmp_path).returncode == 0
-    (tmp_path / "a.csv").write_text("x\n2\n")
-    assert verify(tmp_path) == {"a.csv": f"differs from its checksum in {SUMS}"}
-    (tmp_path / "b.csv").unlink()
+    (tmp_path / "levels.csv").write_text("x\n2\n")
+    assert verify(tmp_path) == {"levels.csv": f"differs from its checksum in {SUMS}"}
+    (tmp_path / "weights.csv").unlink()
     assert not is_final(tmp_path)
 
 
 def test_no_temporary_or_damaged_file_is_among_the_checksums(tmp_path):
-    for name in ("a.csv", ".a.csv.77", "b.csv.damaged"):
+    for name in ("levels.csv", ".levels.csv.77", "weights.csv.damaged", "weights.csv.damaged-2"):
         (tmp_path / name).write_text("x")
     finalise(tmp_path)
     names = [line.split("  ")[1] for line in (tmp_path / SUMS).read_text().splitlines() if line[0] != "#"]
-    assert names == ["a.csv"]
+    assert names == ["levels.csv"]
+
+
+def test_entries_that_are_not_a_runs_own_are_neither_read_nor_sealed_nor_copied_nor_removed(small, tmp_path):
+    exp = small(levels=1)
+    run, adopted = (tmp_path / name / exp.run_id for name in ("one", "two"))
+    run.mkdir(parents=True)
+    foreign = add_foreign_entries(run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    (run / ".weights.csv.123").write_text("half")
+    run_experiment(exp, tmp_path / "one")
+    assert run_sweep([exp], tmp_path / "two", Threads(1), run=None) == Outcome()  # taken from there
+    assert {path.name for path in run.iterdir()} - {path.name for path in adopted.iterdir()} == foreign
+    assert not any(name in (run / SUMS).read_text() for name in foreign)
+    (run / "levels.csv").write_text("damaged")
+    run_experiment(exp, tmp_path / "one")
+    assert survey([exp], tmp_path / "one")["note"].tolist() == ["quarantined: levels.csv.damaged"]
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_note_that_was_sealed_once_may_change_and_go(tmp_path):
+    (tmp_path / "levels.csv").write_text("x")
+    lines = [f"{sha256(tmp_path / 'levels.csv')}  levels.csv", f"{'0' * 64}  notes.txt"]
+    (tmp_path / SUMS).write_text(integrity._with_checksum(lines))
+    assert is_final(tmp_path)
+    assert verify(tmp_path) == {}
+
+
+def test_a_folder_with_nothing_of_a_run_is_no_run_that_was_stopped(small, tmp_path):
+    (tmp_path / small().run_id).mkdir()
+    add_foreign_entries(tmp_path / small().run_id)
+    assert survey([small()], tmp_path)["state"].tolist() == ["waiting"]
+
+
+@pytest.mark.parametrize("write", [lambda path: write_bytes(path, b"new"), lambda path: make_folder(path.parent)])
+def test_no_name_that_can_be_guessed_leads_elsewhere(tmp_path, write):
+    mine, folder = tmp_path / "mine", tmp_path / "folder"
+    mine.write_text("mine")
+    os.utime(mine, (1e9, 1e9))
+    folder.mkdir()
+    for name in (f".a.csv.{os.getpid()}", f".probe.{os.getpid()}"):
+        (folder / name).symlink_to(mine)
+    write(folder / "a.csv")
+    assert (mine.read_text(), mine.stat().st_mtime) == ("mine", 1e9)
+    assert not (folder / "a.csv").is_symlink()
 
 
 @pytest.fixture(scope="module")

@@ -63,6 +63,8 @@ def test_runs_that_are_added_give_what_publishing_all_at_once_does(home, parts):
     (home / "reference" / "mine").rmdir()
     for part in parts:
         publish("mine", home, part)
+        (home / "reference" / "mine" / "notes.csv").write_text('not a table of ours, "nor of anybody\n')
+    (home / "reference" / "mine" / "notes.csv").unlink()
     in_parts = reference(home)
     if parts[0] == "seed=1":  # whose network is exported then, being the first
         assert in_parts.pop("deployment.csv") != at_once.pop("deployment.csv")

@@ -7,7 +7,7 @@ import click
 import pandas as pd
 
 from benchmarks.deploy import deployment
-from benchmarks.device import file_name
+from benchmarks.device import device_name, file_name
 from benchmarks.plan import last_bench, makespans, plan
 from benchmarks.scale import bench_scale
 from benchmarks.speed import bench, chosen
@@ -46,12 +46,10 @@ def speed_command(profile: str, arch: tuple[str, ...], device: str, side_by_side
     """Measure how fast we train beside the conventional way, and what each ingredient is worth."""
     check_country()
     check_device(device)
+    path = BENCH / file_name(device_name(device))
+    before = [read_csv(path, ["arch", "dataset"])] if arch and path.exists() else []
     table = bench(chosen(experiments_of(profile), arch), device, side_by_side, rounds)
-    path = BENCH / file_name(table["device"].iat[0])
-    others = []
-    if arch and path.exists():
-        before = read_csv(path)
-        others = [before[~before["arch"].isin(arch) & before["dataset"].isin(table["dataset"])]]
+    others = [rows[~rows["arch"].isin(arch) & rows["dataset"].isin(table["dataset"])] for rows in before]
     write_csv(path, pd.concat([*others, table]))
     shown = ["arch", "method", "level", "path", "seconds_per_epoch", "images_per_second", "tflops"]
     shown += ["share_of_matrix_rate", "hours_per_curve", "times_conventional"]

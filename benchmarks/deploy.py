@@ -30,14 +30,10 @@ from sdd_utils.files import read_csv
 from sdd_utils.pruning import SparseNetwork, new_network
 from sdd_utils.runner.checkpoints import level_file, restore, shown_levels
 from sdd_utils.runner.run import finished
+from sdd_utils.tables import DEPLOYMENT_COLUMNS
 
 SECONDS = 0.1
 """A network is timed for so long on one image, and as long on 64."""
-
-DEPLOYMENT_COLUMNS = [
-    *["dataset", "arch", "width", "noise_rate", "level", "sparsity", "variant", "weights", "nonzero", "units_removed"],
-    *["onnx_bytes", "gzip_bytes", "ms_batch_1", "ms_batch_64", "max_difference"],
-]
 
 
 @dataclass(frozen=True)
@@ -188,10 +184,10 @@ def deployment(experiments: list[Experiment], folder: Path, only: Container[str]
     for exp in (exp for exp in experiments if only is None or exp.run_id in only):
         if exp.method == "vanilla" and exp.arch in with_students:
             first.setdefault((exp.dataset, exp.arch), exp)
+    if missing := [exp.run_id for exp in first.values() if not finished(exp, folder)]:
+        raise ResultsMissing(f"{missing[0]} is not finished in {folder}; run the profile first")
     rows = []
     for exp in first.values():
-        if not finished(exp, folder):
-            raise ResultsMissing(f"{exp.run_id} is not finished in {folder}; run the profile first")
         setting = {"dataset": exp.dataset, "arch": exp.arch, "width": exp.width, "noise_rate": exp.noise_rate}
         levels = read_csv(folder / exp.run_id / "levels.csv")
         for level in sorted(shown_levels(levels)):

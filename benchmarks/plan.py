@@ -20,6 +20,12 @@ from sdd_utils.tables import REFERENCE
 STAND_IN = "resnet18"
 """Whose speed is taken for an architecture that the bench has not measured."""
 
+SPEED_COLUMNS = [
+    *["arch", "method", "level", "path", "at_a_time", "tflops"],
+    *["images_per_epoch", "images_per_second", "kwh_per_epoch", "kg_per_kwh"],
+]
+"""What a plan reads of a bench's table."""
+
 
 def plan(experiments: list[Experiment], bench: pd.DataFrame | None) -> pd.DataFrame:
     """One row a (dataset, architecture, method), and their sum, empty where a row is.
@@ -60,7 +66,8 @@ def bench_row(exp: Experiment, bench: pd.DataFrame | None) -> pd.Series | None:
 
 
 def last_bench(device: str) -> tuple[str, pd.DataFrame | None]:
-    """This device's name and its table under ``results/reference/bench``, if there is one. Raises ConfigError."""
+    """This device's name and its table under ``results/reference/bench``, if there is one. Raises ConfigError and
+    Damaged."""
     try:
         kind = torch.device(device).type
     except RuntimeError:
@@ -69,7 +76,7 @@ def last_bench(device: str) -> tuple[str, pd.DataFrame | None]:
         return device, None  # of other machines
     name = device_name(device)
     path: Path = REFERENCE / "bench" / file_name(name)
-    return name, read_csv(path) if path.exists() else None
+    return name, read_csv(path, SPEED_COLUMNS) if path.exists() else None
 
 
 def costs(experiments: list[Experiment], bench: pd.DataFrame | None) -> dict[str, float]:

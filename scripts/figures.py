@@ -8,20 +8,20 @@ from pathlib import Path
 import click
 import matplotlib.pyplot as plt
 
+from sdd_utils import profiles
 from sdd_utils.analysis.claims import claims_table
 from sdd_utils.cli.commands import main
 from sdd_utils.files import write_csv
-from sdd_utils.profiles import load_profile
 from sdd_utils.study import Study
 from sdd_utils.tables import FIGURES, REFERENCE, load_levels
 
 
 def save_figures(profile: str, folder: Path) -> list[Path]:
     """Write every figure of a committed reference into ``folder``, in a folder a dataset where there are several."""
-    written = []
-    for dataset in load_profile(profile).datasets or [""]:
-        study = Study(profile, dataset=dataset)
-        for name, figure in study.figures().items():
+    studies = [Study(profile, dataset=dataset) for dataset in profiles.load_profile(profile).datasets or [""]]
+    drawn, written = [(study, study.figures()) for study in studies], []
+    for study, figures in drawn:
+        for name, figure in figures.items():
             written += study.save(figure, name, folder)
             plt.close(figure)
     return written
@@ -30,11 +30,15 @@ def save_figures(profile: str, folder: Path) -> list[Path]:
 @click.command()
 def figures_command() -> None:
     """Draw the figures of all committed reference results again, and judge their claims again; trains nothing."""
-    for folder in sorted(path.parent for path in REFERENCE.glob("*/levels.csv")):
-        if (folder / "claims.csv").exists():
-            write_csv(folder / "claims.csv", claims_table(load_levels(folder.name)))
-        for path in save_figures(folder.name, FIGURES / folder.name):
+    known = [path.parent.name for path in sorted(REFERENCE.glob("*/levels.csv"))]
+    known = [name for name in known if (profiles.PROFILES / f"{name}.yaml").exists()]
+    judged = [name for name in known if (REFERENCE / name / "claims.csv").exists()]
+    claims = {name: claims_table(load_levels(name)) for name in judged}  # written last: all is read and drawn first
+    for name in known:
+        for path in save_figures(name, FIGURES / name):
             click.echo(path.relative_to(FIGURES.parent))
+    for name, table in claims.items():
+        write_csv(REFERENCE / name / "claims.csv", table)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -90,11 +91,11 @@ def write_sealed_csv(path: Path, table: pd.DataFrame) -> None:
     write_bytes(_seal(path), f"{sha256(path)}  {path.name}\n".encode())
 
 
-def read_sealed_csv(path: Path) -> pd.DataFrame:
+def read_sealed_csv(path: Path, columns: Iterable[str] = ()) -> pd.DataFrame:
     """What ``write_sealed_csv`` wrote. Raises Damaged when it has changed since."""
     if not _seal(path).exists() or _seal(path).read_text(errors="replace").split() != [sha256(path), path.name]:
         raise Damaged(f"{path}: differs from its checksum in {_seal(path).name}")
-    return read_csv(path)
+    return read_csv(path, columns)
 
 
 def _seal(path: Path) -> Path:
@@ -106,12 +107,16 @@ def write_json(path: Path, value: dict) -> None:
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def read_csv(path: Path | io.StringIO) -> pd.DataFrame:
-    """What ``write_csv`` wrote; only an empty field is missing, ``none`` is a word. Raises Damaged."""
+def read_csv(path: Path | io.StringIO, needed: Iterable[str] = ()) -> pd.DataFrame:
+    """What ``write_csv`` wrote; only an empty field is missing, ``none`` is a word. Raises Damaged, also where a column
+    is missing that is ``needed``."""
     try:
-        return pd.read_csv(path, keep_default_na=False, na_values=[""])
+        table = pd.read_csv(path, keep_default_na=False, na_values=[""])
     except ValueError as error:  # pandas' parser errors are, and those of decoding
         raise Damaged(f"{path}: is not a CSV table: {' '.join(str(error).split())}") from None
+    if missing := [column for column in needed if column not in table]:
+        raise Damaged(f"{path}: column {missing[0]} is missing")
+    return table
 
 
 def sha256(path: Path) -> str:

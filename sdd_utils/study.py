@@ -12,14 +12,14 @@ import pandas as pd
 
 from sdd_utils.analysis.curves import vanilla_settings
 from sdd_utils.analysis.methods import METHODS
-from sdd_utils.errors import ConfigError, ResultsMissing, SweepStopped, TrainingStopped
+from sdd_utils.errors import ConfigError, Damaged, ResultsMissing, SweepStopped, TrainingStopped
 from sdd_utils.files import read_csv, write_bytes
 from sdd_utils.plots import figures, tuning
 from sdd_utils.plots.panels import as_bytes, use_style
 from sdd_utils.profiles import load_profile, select
 from sdd_utils.runner.inventory import collect, finished, levels_done
 from sdd_utils.runner.stopping import parse_duration
-from sdd_utils.tables import REFERENCE, RUNS, load_deployment, load_levels, load_weights, of_dataset
+from sdd_utils.tables import RUNS, WEIGHT_COLUMNS, load_deployment, load_levels, load_weights, of_dataset
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,10 +69,13 @@ class Study:
     def experiments(self, *methods: str) -> pd.DataFrame:
         """What there is to train, one row a setting: its runs, their levels (done/all), minutes of one core.
 
-        ``methods`` are those of ``run``. Minutes are what the committed reference took; nan where it lacks such runs.
+        ``methods`` are those of ``run``. Minutes are what the committed reference took; nan where it lacks such runs or
+        is damaged.
         """
-        known = (REFERENCE / self.profile.profile / "levels.csv").exists()
-        took = self._reference.groupby("run_id")["seconds"].sum() / 60 if known else {}
+        try:
+            took = self._reference.groupby("run_id")["seconds"].sum() / 60
+        except (ResultsMissing, Damaged):
+            took = {}
         keys, rows = ["dataset", "arch", "ε", "λ", "teacher", "τ", "α"], []
         for exp in self._select(methods):
             done = levels_done(self.folder / exp.run_id) if self.folder else exp.levels + 1
@@ -111,13 +114,13 @@ class Study:
         """Histograms of the undistilled curves' surviving weights, summed over seeds; see ``tables.load_weights``."""
         if self.folder is None:
             return self._of_dataset(load_weights(self.profile.profile))
-        keys = ["dataset", "arch", "noise_rate", "weight_decay", "level", "sparsity", "bin"]
         levels = self.levels("vanilla", "l2")
         if levels.empty:  # of students alone
-            return pd.DataFrame(columns=[*keys, "count"])
+            return pd.DataFrame(columns=WEIGHT_COLUMNS)
         plain = levels[levels["level"] % 3 == 0]  # enough for figures, and a small file
         tables = [read_csv(self.folder / run / "weights.csv").assign(run_id=run) for run in plain["run_id"].unique()]
-        return plain.merge(pd.concat(tables), on=["run_id", "level"]).groupby(keys, as_index=False)["count"].sum()
+        weights = plain.merge(pd.concat(tables), on=["run_id", "level"])
+        return weights.groupby(WEIGHT_COLUMNS[:-1], as_index=False)["count"].sum()
 
     def deployment(self) -> pd.DataFrame:
         """Size and speed of exported networks; ``python -m benchmarks deploy`` measures them. Raises ResultsMissing."""

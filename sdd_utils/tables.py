@@ -35,6 +35,13 @@ WORDS = {"run_id", "profile", "dataset", "arch", "noise_kind", "method", "optimi
 WORDS |= {"energy_source"}
 SHARES = {"noise_rate", "sparsity", "train_acc", "val_acc", "test_acc", "clean_fit", "memorised"}
 
+WEIGHT_COLUMNS = ["dataset", "arch", "noise_rate", "weight_decay", "level", "sparsity", "bin", "count"]
+
+DEPLOYMENT_COLUMNS = [
+    *["dataset", "arch", "width", "noise_rate", "level", "sparsity", "variant", "weights", "nonzero", "units_removed"],
+    *["onnx_bytes", "gzip_bytes", "ms_batch_1", "ms_batch_64", "max_difference"],
+]
+
 WEIGHT_BIN = 0.02
 WEIGHT_BINS = 150
 """weights.csv counts surviving weights in bins this wide; weights beyond ±1.5 are counted in the outermost bins."""
@@ -56,7 +63,9 @@ def levels_table(exp: Experiment, rows: list[dict], profile: str = "") -> pd.Dat
 def load_levels(profile: str) -> pd.DataFrame:
     """All curves of a committed reference, in LEVEL_COLUMNS. Raises ResultsMissing and Damaged."""
     path = _reference(profile, "levels.csv")
-    return check_levels(read_csv(path), str(path))
+    if (levels := check_levels(read_csv(path), str(path))).empty:
+        raise Damaged(f"{path}: has no row")
+    return levels
 
 
 def check_levels(levels: pd.DataFrame, where: str) -> pd.DataFrame:
@@ -93,22 +102,22 @@ def of_dataset(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
 def load_weights(profile: str) -> pd.DataFrame:
     """Histograms of the surviving weights of a reference's undistilled curves at every third level, summed over seeds.
 
-    Columns: dataset, arch, noise_rate, weight_decay, level, sparsity, bin (left edge), count. Raises ResultsMissing.
+    ``bin`` is a left edge. Raises ResultsMissing and Damaged.
     """
-    return read_csv(_reference(profile, "weights.csv"))
+    return read_csv(_reference(profile, "weights.csv"), WEIGHT_COLUMNS)
 
 
 def load_deployment(profile: str, runs: Path | None = None) -> pd.DataFrame:
-    """Size and speed of exported networks, of a committed reference or of ``runs``; columns as ``benchmarks.deploy``
-    says. Raises ResultsMissing."""
+    """Size and speed of exported networks, of a committed reference or of ``runs``; ``benchmarks.deploy`` says what the
+    columns are. Raises ResultsMissing and Damaged."""
     if runs is None:
-        return read_csv(_reference(profile, "deployment.csv"))
+        return read_csv(_reference(profile, "deployment.csv"), DEPLOYMENT_COLUMNS)
     path = runs / "deployment.csv"
     command = f"python -m benchmarks deploy --profile {profile} --results {runs.parent}"
     if not path.exists():
         raise ResultsMissing(f"{path} is not there; {command} makes it")
     try:
-        return read_sealed_csv(path)
+        return read_sealed_csv(path, DEPLOYMENT_COLUMNS)
     except Damaged as error:
         raise Damaged(f"{error}; {command} makes it again") from None
 

@@ -46,12 +46,14 @@ def _equal(one: pd.DataFrame, other: pd.DataFrame) -> bool:
 
 def compare_claims(claims: pd.DataFrame, name: str) -> str:
     """The claims of this machine beside the committed reference, as text; says which verdicts changed."""
-    reference = REFERENCE / name / "claims.csv"
-    if not reference.exists():
-        return f"{_text(_shown(claims))}\n\nThere is no committed reference of profile {name} to compare with."
-    keys = ["claim", "statement"]
-    shown = _shown(claims).merge(_shown(read_csv(reference)), on=keys, how="outer", suffixes=("", ", reference"))
-    shown = shown.fillna("–")
+    shown, keys = _shown(claims), ["claim", "statement"]
+    try:
+        reference = _shown(read_csv(REFERENCE / name / "claims.csv", claims.columns))
+    except FileNotFoundError:
+        return f"{_text(shown)}\n\nThere is no committed reference of profile {name} to compare with."
+    except ValueError as error:  # Damaged is one, and so is a number that is none
+        return f"{_text(shown)}\n\nThey cannot be compared with the committed verdicts: {error}"
+    shown = shown.merge(reference, on=keys, how="outer", suffixes=("", ", reference")).fillna("–")
     changed = shown[shown["verdict"] != shown["verdict, reference"]]
     lines = [f"  {claim} {text}: {old} → {new}" for claim, text, _, new, _, old in changed.to_numpy()]
     said = "\n".join(["Verdicts that differ from the reference:", *lines]) if lines else "All verdicts as committed."

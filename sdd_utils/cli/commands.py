@@ -131,11 +131,11 @@ def verify_command(profile: str, only: str, results: Path) -> None:
 @results_option
 def export_command(profile: str, only: str, out: Path, results: Path) -> None:
     """Write all levels there are, of unfinished runs as well, as one tidy table."""
+    if out and out.exists() and not out.is_file():
+        raise ConfigError(f"out: {out} is not a file that can be replaced")
     table = collect(experiments_of(profile, only), present(results) / profile)
     if table.empty:
         raise ResultsMissing(f"no level of {profile} is trained in {results / profile}; run the profile first")
-    if out and out.exists() and not out.is_file():
-        raise ConfigError(f"out: {out} is not a file that can be replaced")
     if out:
         write_csv(out, table)
         click.echo(f"{out}: {len(table)} levels of {table['run_id'].nunique()} runs")
@@ -166,8 +166,8 @@ def claims_command(profile: str, results: Path) -> None:
         click.echo(f"{profile} compares several τ and α, which the claims do not speak of.")
         return
     table = claims_table(Study(profile, results, ALL).levels())
-    write_csv(results / profile / "claims.csv", table)
     click.echo(compare_claims(table, profile))
+    write_csv(results / profile / "claims.csv", table)
 
 
 def experiments_of(profile: str, only: str = "") -> list:

@@ -5,13 +5,14 @@ import torch
 import yaml
 from conftest import SMALL, SMALL_VIT
 
-from benchmarks.deploy import DEPLOYMENT_COLUMNS, Session, deployment, to_onnx, without_dead_units
+from benchmarks.deploy import Session, deployment, to_onnx, without_dead_units
 from sdd_utils.errors import Damaged
 from sdd_utils.files import write_csv, write_sealed_csv
 from sdd_utils.models import build_model, prunable_layers
 from sdd_utils.profiles import load_profile
 from sdd_utils.pruning import SparseNetwork, prune
 from sdd_utils.study import Study
+from sdd_utils.tables import DEPLOYMENT_COLUMNS
 
 ARCHITECTURES = {
     "mlp": SMALL,

@@ -143,6 +143,28 @@ def test_measuring_one_architecture_again_leaves_the_others(table, tmp_path, mon
     assert after.query("arch == 'vit'")["tflops"].tolist() == pytest.approx(table["tflops"].tolist(), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "column"),
+    [
+        (["speed", "--arch", "mlp"], "dataset"),  # noticed before hours of measuring, not after
+        (["plan"], "tflops"),
+        (["plan", "--devices", "1,8"], "at_a_time"),
+    ],
+)
+def test_a_bench_without_a_column_is_refused_by_name_before_anything_is_measured(
+    table, tmp_path, monkeypatch, capsys, arguments, column
+):
+    monkeypatch.setattr(command, "BENCH", tmp_path / "bench")
+    monkeypatch.setattr("benchmarks.plan.REFERENCE", tmp_path)
+    path = tmp_path / "bench" / file_name(table["device"].iat[0])
+    write_csv(path, table.drop(columns=column))
+    monkeypatch.setattr(command, "bench", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("sys.argv", ["benchmarks", *arguments, "--profile", "smoke"])
+    with pytest.raises(SystemExit):
+        main(command.benchmarks)
+    assert capsys.readouterr().err == f"error: {path}: column {column} is missing\n"
+
+
 def test_experiments_at_a_time_are_timed_together_and_one_that_fails_holds_nobody_up(small, tmp_path, monkeypatch):
     row = next(row for row in speed.rows([small()], torch.device("cpu")) if row.way.name == "ours")
     monkeypatch.setattr(timing, "SECONDS", 0.0)

@@ -23,6 +23,7 @@ from sdd_utils.runner.locks import claimed
 from sdd_utils.runner.run import finished, run_experiment
 from sdd_utils.runner.stopping import must_stop, parse_duration
 from sdd_utils.runner.sweep import run_sweep
+from sdd_utils.study import Study
 from sdd_utils.tables import LEVEL_COLUMNS, MEASURED_ON_THE_CLOCK
 
 MLP = {key: list(v) if isinstance(v, tuple) else v for key, v in SMALL.items() if key not in ("arch", "noise_rate")}
@@ -259,6 +260,24 @@ def test_signals_stop_at_the_end_of_an_epoch(home, command, monkeypatch, number,
     monkeypatch.setattr(pruning_loop, "train_level", train)
     assert command("run", "--only", "seed=0")[0] == 0
     assert is_final(run)
+
+
+def test_derived_files_that_are_damaged_stop_no_training_and_no_verdicts(home, command, tmp_path):
+    for table in ("levels", "claims", "weights"):
+        (home / "reference" / "mine" / f"{table}.csv").write_text("claim,verdict\n")
+        (home / "runs" / "mine").mkdir(exist_ok=True)
+        (home / "runs" / "mine" / f"{table}.csv").write_text("nonsense")
+    assert command("run")[0] == 0
+    assert Study("mine", home / "runs").experiments()["minutes"].isna().all()
+    code, printed = command("claims")
+    assert code == 0
+    assert "C1" in printed
+    reference = home / "reference" / "mine" / "claims.csv"
+    assert f"cannot be compared with the committed verdicts: {reference}: column statement is missing" in printed
+    written = pd.read_csv(home / "runs" / "mine" / "claims.csv")
+    written.assign(measured="a little", ci_low="less", ci_high="more").to_csv(reference, index=False)
+    code, printed = command("claims")
+    assert (code, "cannot be compared with the committed verdicts: " in printed) == (0, True)
 
 
 def test_a_run_that_may_not_begin_leaves_everything_as_it_is(small, tmp_path):

@@ -22,7 +22,7 @@ TRAINING := 01_% 02_% 03_% 06_%
 	clean
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@awk -F ':.*## ' '/^[a-z-]+:.*##/ { printf "%-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 reproduce: $(READY) ## execute PROFILE's notebooks in order, which train what is missing, and print the table of claims
 	$(if $(BUDGET)$(CLUSTER),@$(MAKE) --no-print-directory train)

@@ -166,6 +166,7 @@ def assert_nothing_trained_again(before, results):
         assert after[run][: len(levels)] == levels
 
 
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="needs Linux's /proc")
 class TestOneDriver:
     """``/proc/self/cwd`` is another folder for every process: the driver alone can write the results."""
 

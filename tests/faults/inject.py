@@ -5,14 +5,14 @@
 Each cycle takes a part of the ``smoke`` profile and an empty results folder, injects four to ten faults, one a sweep,
 and lets a last sweep finish. After every fault, every run that counts as finished must equal the undisturbed one byte
 for byte but for the clock (*altered* counts those that do not), no level that was finished before may have been trained
-again unless its own files were damaged (*lost*), and no process and no traceback may be left (*untidy*).
+again unless its own files were damaged (*lost*), and no process and no traceback may be left, and nothing of anybody
+else's be gone (*untidy*).
 """
 
 import argparse
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -30,7 +30,7 @@ from safetensors import safe_open
 from tqdm import tqdm
 
 from sdd_utils.files import read_csv, write_csv, write_json
-from sdd_utils.runner.integrity import is_final, is_quarantined, verify
+from sdd_utils.runner.integrity import is_final, is_quarantined, own_files, verify
 from sdd_utils.runner.provenance import provenance
 from sdd_utils.tables import MEASURED_ON_THE_CLOCK
 
@@ -44,7 +44,10 @@ KINDS = [
     *[f"{how} a file {when}" for how in DAMAGE for when in ("", "live")],
     *[f"{how} a file, then SIGKILL to all" for how in ("flip a byte of", "remove")],  # and kill the repair
     *["time budget", "full disk", "full disk", "two rivals", "three rivals, one killed"],
+    *["SIGKILL to all, then exchanges refused", "foreign entries live"],
 ]
+REFUSING = Path(__file__).with_name("refusing")  # what a sweep's file system cannot do, see there
+FOREIGN = (".ipynb_checkpoints/levels-checkpoint.csv", ".bashrc.1", "drafts/levels.csv", "notes.txt")
 DISK_MB = 16
 HANG = 3600  # seconds that no sweep takes, however busy the machine is
 
@@ -70,21 +73,23 @@ def undisturbed(folder: Path, parts: list[str]) -> dict[str, float]:
     return seconds
 
 
-def start(results: Path, part: str, *options: str, workers: int = 1, limit: int | None = None) -> subprocess.Popen:
-    """A sweep in a process group of its own; ``limit`` is the largest file that it may write, in bytes."""
-    command = [sys.executable, "-m", "sdd_utils", "run", "--profile", "smoke", "--workers", str(workers)]
-
-    sweep = subprocess.Popen(
+def start(
+    results: Path, part: str, *options: str, workers: int = 1, limit: int | None = None, refusing: bool = False
+) -> subprocess.Popen:
+    """A sweep in a process group of its own. ``limit`` is the largest file that it may write, in bytes; where its file
+    system is ``refusing``, two names cannot be exchanged."""
+    command = ["bash", "-c", f'ulimit -f {limit // 1024}; exec "$0" "$@"'] if limit else []
+    command += [sys.executable, "-m", "sdd_utils", "run", "--profile", "smoke", "--workers", str(workers)]
+    path = os.pathsep.join(filter(None, [str(REFUSING) if refusing else "", os.environ.get("PYTHONPATH")]))
+    return subprocess.Popen(
         [*command, "--only", part, "--results", str(results), *options],
+        env=os.environ | {"PYTHONPATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
         start_new_session=True,
     )
-    if limit:
-        resource.prlimit(sweep.pid, resource.RLIMIT_FSIZE, (limit, limit))
-    return sweep
 
 
 def end(sweep: subprocess.Popen) -> tuple[int, str]:
@@ -127,9 +132,7 @@ def altered(bench: Bench) -> list[str]:
 def content(run: Path) -> dict[str, object]:
     """All that a run's files hold but for what the clock showed."""
     held: dict[str, object] = {}
-    for path in run.iterdir():
-        if is_quarantined(path) or path.name == "SHA256SUMS":
-            continue
+    for path in own_files(run):
         if path.suffix == ".safetensors":
             with safe_open(path, "np") as file:
                 held[path.name] = {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
@@ -148,7 +151,7 @@ def content(run: Path) -> dict[str, object]:
 def damage(folder: Path, how: str, rng: random.Random) -> str | None:
     """Damage one file of a random run; returns the run's name, or None when there is nothing to damage."""
     files = [path for path in sorted(folder.glob("smoke/*/*")) if path.is_file() and not path.name.startswith(".")]
-    files = [path for path in files if not is_quarantined(path)]
+    files = [path for path in files if not is_quarantined(path) and path.name not in FOREIGN]
     if how == "add half a row to":
         files = [path for path in files if path.suffix == ".csv"]
     if not files:
@@ -175,6 +178,21 @@ def damage(folder: Path, how: str, rng: random.Random) -> str | None:
     return path.parent.name
 
 
+def add_foreign_entries(folder: Path) -> None:
+    """Put into the folder of every run what is nobody's business there."""
+    for run in folder.glob("smoke/digits-*"):
+        for path in (run / name for name in FOREIGN):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("mine")
+
+
+def lost_entries(folder: Path) -> int:
+    """In how many runs that have such entries some are gone or changed."""
+    runs = [[run / name for name in FOREIGN] for run in folder.glob("smoke/digits-*")]
+    runs = [paths for paths in runs if any(path.exists() for path in paths)]
+    return sum(not all(path.exists() and path.read_text() == "mine" for path in paths) for paths in runs)
+
+
 @contextmanager
 def full_disk(folder: Path, is_small: bool, rng: random.Random):
     """Fill the folder's small disk but for a few kilobytes; yields the largest file allowed where there is none."""
@@ -194,7 +212,7 @@ def inject(bench: Bench, part: str, kind: str, rng: random.Random) -> dict:
     """One sweep with one fault; what was done, when, and how the sweep ended."""
     moment = rng.uniform(0.2, 0.95) * bench.seconds[part]
     hit, sweeps = None, []
-    if kind.endswith("a file ") or ", then" in kind:
+    if kind.endswith("a file ") or "a file, then" in kind:
         hit = damage(bench.disturbed, kind.split(" a file")[0], rng)
     if kind == "full disk":
         with full_disk(bench.disturbed, bench.is_small, rng) as limit:
@@ -202,6 +220,18 @@ def inject(bench: Bench, part: str, kind: str, rng: random.Random) -> dict:
             code, said = end(sweeps[0])
     elif kind == "time budget":
         sweeps = [start(bench.disturbed, part, "--time-budget", f"{moment:.1f}s")]
+        code, said = end(sweeps[0])
+    elif kind.endswith("exchanges refused"):
+        killed = start(bench.disturbed, part)
+        time.sleep(moment)
+        strike(killed, "SIGKILL", "all", rng)
+        end(killed)
+        sweeps = [killed, start(bench.disturbed, part, refusing=True)]
+        code, said = end(sweeps[1])
+    elif kind == "foreign entries live":
+        sweeps = [start(bench.disturbed, part)]
+        time.sleep(moment)
+        add_foreign_entries(bench.disturbed)
         code, said = end(sweeps[0])
     else:
         number = {"two rivals": 2, "three rivals, one killed": 3}.get(kind, 1)
@@ -215,13 +245,13 @@ def inject(bench: Bench, part: str, kind: str, rng: random.Random) -> dict:
             strike(sweeps[0], *kind.split("then ")[-1].split(" to "), rng)
         ends = [end(sweep) for sweep in sweeps]
         code, said = ends[-1][0], "".join(text for _, text in ends)
-    unexpected = code not in expected(kind)
+    unexpected, untidy = code not in expected(kind), sum(map(leftovers, sweeps)) + lost_entries(bench.disturbed)
     return {
         "kind": kind.strip(),
         "second": round(moment, 2),
         "exit_status": code,
         "hit": hit,
-        "untidy": sum(map(leftovers, sweeps)) + said.count("Traceback (most recent call last)") + unexpected,
+        "untidy": untidy + said.count("Traceback (most recent call last)") + unexpected,
         "said": said,
     }
 
@@ -229,6 +259,8 @@ def inject(bench: Bench, part: str, kind: str, rng: random.Random) -> dict:
 def expected(kind: str) -> set[int]:
     """The exit statuses that a fault may lead to; 0 when it came too late, −n when no Python was there to handle it."""
     for word, statuses in {
+        "exchanges refused": {0},
+        "foreign entries": {0},
         "SIGKILL to a worker": {0, 2},
         "SIGKILL": {0, -signal.SIGKILL},
         "SIGTERM": {0, 75, -signal.SIGTERM},
@@ -257,8 +289,8 @@ def strike(sweep: subprocess.Popen, name: str, whom: str, rng: random.Random) ->
         pass
 
 
-def run(faults: int, bench: Bench, rng: random.Random, bar: tqdm) -> list[dict]:
-    """Inject ``faults`` faults; one row each."""
+def run(faults: int, kinds: list[str], bench: Bench, rng: random.Random, bar: tqdm) -> list[dict]:
+    """Inject ``faults`` faults of these ``kinds``; one row each."""
     rows: list[dict] = []
     deck: list[str] = []
     while len(rows) < faults:
@@ -267,7 +299,7 @@ def run(faults: int, bench: Bench, rng: random.Random, bar: tqdm) -> list[dict]:
             shutil.rmtree(path)
         cycle, hit = [], set()
         for _ in range(min(rng.randint(4, 10), faults - len(rows))):
-            deck = deck or rng.sample(KINDS, len(KINDS))  # every kind once before any comes again
+            deck = deck or rng.sample(kinds, len(kinds))  # every kind once before any comes again
             before = snapshot(bench.disturbed)
             fault = inject(bench, part, deck.pop(), rng)
             hit.add(fault["hit"])
@@ -318,6 +350,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time, each in a folder of its own")
     parser.add_argument("--parts", nargs="+", default=PARTS, help="values of --only, each a part of the smoke profile")
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, metavar="KIND", help="of faults; else all")
     parser.add_argument("--record", type=Path, help="a folder for faults.csv and provenance.json")
     given = parser.parse_args()
     begin = time.monotonic()
@@ -332,7 +365,7 @@ def main() -> int:
                 disk, is_small = list(disks.items())[number]
                 mine = len(range(number, given.faults, given.jobs))
                 bench = Bench(folder / "undisturbed", seconds, disk, is_small)
-                return run(mine, bench, random.Random(f"{given.seed}/{number}"), bar)
+                return run(mine, given.kinds, bench, random.Random(f"{given.seed}/{number}"), bar)
 
             with ThreadPoolExecutor(given.jobs) as pool:
                 rows = pd.DataFrame([row for rows in pool.map(job, range(given.jobs)) for row in rows])

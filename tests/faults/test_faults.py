@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from inject import KINDS
 
 from sdd_utils.tables import REFERENCE
@@ -13,9 +14,10 @@ from sdd_utils.tables import REFERENCE
 INJECT = Path(__file__).with_name("inject.py")
 
 
-def test_no_fault_costs_or_changes_a_result(tmp_path):
+@pytest.mark.parametrize("kinds", [[], ["--kinds", *KINDS[-2:]]], ids=["any", "of shared folders"])
+def test_no_fault_costs_or_changes_a_result(tmp_path, kinds):
     part = "arch=mlp,noise_rate=0.3,seed=0"  # with students, and nothing that takes long to import
-    command = [sys.executable, INJECT, "--faults", "4", "--seed", "8", "--record", tmp_path, "--parts", part]
+    command = [sys.executable, INJECT, "--faults", "4", "--seed", "8", "--record", tmp_path, "--parts", part, *kinds]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     facts = json.loads((tmp_path / "provenance.json").read_text())

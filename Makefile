@@ -14,6 +14,10 @@ EXECUTED := $(RESULTS)/$(PROFILE)/notebooks
 PACKAGE = $(shell find sdd_utils -name '*.py')
 EXPORTED := $(RESULTS)/$(PROFILE)/deployment.csv
 TRAINING := 01_% 02_% 03_% 06_%
+# Our notebooks, not whatever lies in the folder: those of PROFILE, and all
+listed = $(or $(shell $(RUN) scripts.notebooks $1),$(error error: there is no list of notebooks, see above))
+LISTED = $(call listed,--profile $(PROFILE) --under $(EXECUTED))
+OURS = $(call listed,--committed)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -26,22 +30,18 @@ help: ## this list
 
 reproduce: $(READY) ## execute PROFILE's notebooks in order, which train what is missing, and print the table of claims
 	$(if $(BUDGET)$(CLUSTER),@$(MAKE) --no-print-directory train)
-	@$(MAKE) --no-print-directory $$($(RUN) scripts.notebooks --profile $(PROFILE) --under $(EXECUTED))
+	@$(MAKE) --keep-going --no-print-directory $(LISTED)
 	@$(RUN) sdd_utils claims --profile $(PROFILE) --results $(RESULTS)
 	@echo; echo "Notebooks and figures: $(RESULTS)/$(PROFILE)"
 
-# Written under another name first, since papermill leaves a file also where a cell has failed. The bar of a notebook that
-# trains goes straight to the terminal; of what else is said there, a kernel's warning about its transport is left out.
+# The bar of a notebook that trains is shown; a notebook that fails is named, and the others are executed all the same.
 $(EXECUTED)/%.ipynb: notebooks/$$(notdir $$*).ipynb notebooks/profiles/$(PROFILE).yaml $$(PACKAGE) $(READY) \
 		$$(if $$(filter 04_cost,$$(notdir $$*)),$(EXPORTED))
 	@echo "$(PROFILE): $*"
-	@mkdir -p $(@D)
-	@SDD_LOG_SECONDS=5 $(RUN) papermill $< $(@D)/.$(@F) --cwd notebooks --no-progress-bar --log-level ERROR \
+	@SDD_LOG_SECONDS=5 $(RUN) scripts.execute $< $@ \
 		-p profile $(PROFILE) -p dataset "$(filter-out .,$(patsubst %/,%,$(dir $*)))" \
 		-p results $(if $(filter results/runs,$(RESULTS)),runs,$(abspath $(RESULTS))) \
-		$(if $(filter $(TRAINING),$(notdir $*)),-p device $(DEVICE) $(if $(WORKERS),-p workers $(WORKERS))) \
-		--stderr-file /dev/fd/3 3>&2 2> >(grep -v "IPKernelApp. WARNING" >&2)
-	@mv $(@D)/.$(@F) $@
+		$(if $(filter $(TRAINING),$(notdir $*)),-p device $(DEVICE) $(if $(WORKERS),-p workers $(WORKERS)))
 
 $(EXPORTED): benchmarks/deploy.py notebooks/profiles/$(PROFILE).yaml $$(PACKAGE) $(READY)
 	@$(RUN) benchmarks deploy --profile $(PROFILE) --results $(RESULTS)
@@ -54,9 +54,10 @@ figures: $(READY) ## draw the figures, and judge the claims, from the committed 
 	$(RUN) scripts.figures
 
 test: $(READY) ## ruff, pytest, and the committed notebooks against the committed results (nbval)
-	$(RUN) ruff check .
-	$(RUN) ruff format --check .
-	$(RUN) pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder --nbval --nbval-kernel-startup-timeout 3600 tests notebooks
+	$(RUN) ruff check --extend-exclude notebooks . $(OURS)
+	$(RUN) ruff format --check --extend-exclude notebooks . $(OURS)
+	$(RUN) pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder --nbval --nbval-kernel-startup-timeout 3600 \
+		tests $(OURS)
 
 test-cluster: $(READY) ## the same results on Ray clusters of this machine, whose nodes, workers and drivers die; minutes
 	$(RUN) pytest -m cluster tests/cluster
@@ -77,7 +78,7 @@ lab: $(READY) ## JupyterLab on notebooks/
 	$(RUN) jupyterlab notebooks
 
 notebooks: $(READY) ## execute the committed notebooks in place, on the committed results
-	$(RUN) nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+	$(RUN) nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $(OURS)
 
 reference: $(READY) ## make this machine's finished runs of PROFILE the committed reference (ONLY=seed=0: add these to it)
 	$(RUN) scripts.publish --profile $(PROFILE) $(if $(ONLY),--only $(ONLY))

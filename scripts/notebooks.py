@@ -17,8 +17,10 @@ NOTEBOOKS = {
     "04_cost": "distils",
     "05_choose": "always",
     "09_claims": "always",
+    "07_cifar10": "its own",
 }
-"""The notebooks in the order in which they are executed, those that train first, and of which profiles each speaks."""
+"""Our notebooks (the folder may hold others) in the order in which they are executed, those that train first, and of
+which profiles each speaks."""
 
 
 def notebooks_of(profile: Profile) -> list[str]:
@@ -30,8 +32,12 @@ def notebooks_of(profile: Profile) -> list[str]:
 @click.command()
 @profile_option
 @click.option("--under", default="", help="The folder that executed notebooks are in, to be put before each.")
-def notebooks_command(profile: str, under: str) -> None:
+@click.option("--committed", is_flag=True, help="Instead, all that are committed.")
+def notebooks_command(profile: str, under: str, committed: bool) -> None:
     """List the notebooks that have something to say of a profile, in the order in which make executes them."""
+    if committed:
+        click.echo("\n".join(f"notebooks/{name}.ipynb" for name in sorted(NOTEBOOKS)))
+        return
     plan = load_profile(profile)
     for name in notebooks_of(plan):
         for dataset in plan.datasets or [""] if name != "09_claims" else [""]:

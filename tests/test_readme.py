@@ -96,11 +96,10 @@ def test_every_notebook_is_listed_with_what_it_trains():
     minutes = load_levels("digits").groupby("method")["seconds"].sum() / 60
     minutes["others"] = minutes.drop(["vanilla", "l2"]).sum()
     trains = {"01_baseline": "vanilla", "02_l2_sweep": "l2", "03_distillation": "others"}
-    for path in (ROOT / "notebooks").glob("*.ipynb"):
-        (line,) = [line for line in README.splitlines() if line.startswith(f"| [{path.stem}]")]
-        if path.stem in trains:
-            assert line.endswith(f" {minutes[trains[path.stem]]:.0f} min |")
-    assert all(f"[{name}]" in README for name in NOTEBOOKS)
+    for name in NOTEBOOKS:
+        (line,) = [line for line in README.splitlines() if line.startswith(f"| [{name}]")]
+        if name in trains:
+            assert line.endswith(f" {minutes[trains[name]]:.0f} min |")
 
 
 @pytest.mark.parametrize("text", [README, *map(room, ROOMS)], ids=["README", *ROOMS])

@@ -1,0 +1,108 @@
+"""What make does with notebooks, whatever lies beside them and whatever the user's environment says."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from scripts.execute import execute_command
+from scripts.notebooks import NOTEBOOKS
+from sdd_utils.cli.commands import main
+from sdd_utils.files import ROOT
+
+# In place of .venv/bin/python -m: notebooks and packages are told apart as ever, the rest is said or done in brief.
+RUN = f"""
+case $1 in
+    scripts.notebooks) PYTHONPATH={ROOT} exec {sys.executable} -m "$@" ;;
+    scripts.execute) [[ $2 != *01_baseline* ]] && mkdir -p $(dirname $3) && touch $3 ;;
+    benchmarks) touch results/runs/smoke/deployment.csv ;;
+    *) echo "$@" ;;
+esac
+"""
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Run make in a copy of the house where a user has a notebook too."""
+    for part in ("notebooks", "benchmarks", "sdd_utils", "Makefile"):
+        (shutil.copytree if (ROOT / part).is_dir() else shutil.copy)(ROOT / part, tmp_path / part)
+    (tmp_path / "notebooks" / "10_mine.ipynb").write_text("{}")
+    (tmp_path / "run.sh").write_text(RUN)
+
+    def run(*arguments, **environment):
+        outer = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+        command = ["make", "RUN=bash run.sh", "READY=", "PROFILE=smoke", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=outer | environment, capture_output=True, text=True)
+
+    return run
+
+
+@pytest.mark.parametrize("target", ["notebooks", "test", "reproduce"])
+def test_a_notebook_of_the_users_is_neither_executed_nor_checked_with_ours(make, target):
+    ended = make("--dry-run", target)
+    assert ended.returncode == 0
+    assert "09_claims.ipynb" in ended.stdout
+    assert "mine" not in ended.stdout
+    assert not [line for line in ended.stdout.splitlines() if line.endswith((" notebooks", "*.ipynb"))]
+
+
+def test_every_notebook_that_is_ours_is_there():
+    assert {f"{name}.ipynb" for name in NOTEBOOKS} <= {path.name for path in (ROOT / "notebooks").iterdir()}
+
+
+def test_one_notebook_that_fails_does_not_stop_the_others(make, tmp_path):
+    ended = make("reproduce")
+    done = {path.stem for path in (tmp_path / "results" / "runs" / "smoke" / "notebooks").iterdir()}
+    assert ended.returncode == 2
+    assert "01_baseline.ipynb] Error 1" in ended.stderr
+    assert done == {*NOTEBOOKS} - {"01_baseline", "06_tau_alpha", "07_cifar10"}
+
+
+def test_without_a_list_of_notebooks_make_does_nothing(make):
+    ended = make("reproduce", "PROFILE=nine")
+    assert ended.returncode == 2
+    assert "error: profile: there is no 'nine'" in ended.stderr
+    assert "help" not in ended.stdout
+
+
+@pytest.fixture
+def execute(tmp_path, monkeypatch, capsys):
+    """Execute a notebook of these cells; gives the exit status and what was said on stderr."""
+
+    def run(*cells):
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells], metadata=kernel)
+        nbformat.write(notebook, tmp_path / "source.ipynb")
+        arguments = [tmp_path / "source.ipynb", tmp_path / "out" / "done.ipynb", "-p", "profile", "2024"]
+        monkeypatch.setattr("sys.argv", ["execute", *map(str, arguments)])
+        try:
+            main(execute_command)
+        except SystemExit as end:
+            return end.code, capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    return run
+
+
+FAILING = [
+    ("raise ValueError('a line\\nand another')", "ValueError: a line and another (cell 2 of "),
+    ("import os; os._exit(1)", "its kernel is gone (Kernel died), perhaps for want of memory"),
+]
+
+
+@pytest.mark.parametrize(("cell", "message"), FAILING)
+def test_a_notebook_that_fails_is_named_in_one_line_and_is_not_done(execute, tmp_path, cell, message):
+    code, said = execute(cell)
+    assert code == 2
+    assert said.splitlines()[-1].startswith(f"error: {tmp_path / 'source.ipynb'}: {message}")
+    assert "Traceback" not in said
+    assert not (tmp_path / "out" / "done.ipynb").exists()
+
+
+def test_parameters_are_passed_as_they_are_and_what_is_said_on_stderr_is_shown(execute, tmp_path):
+    code, said = execute("import sys; print(profile, file=sys.stderr); assert profile == '2024'")
+    assert (code, said) == (0, "2024\n")
+    assert (tmp_path / "out" / "done.ipynb").exists()

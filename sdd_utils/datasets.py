@@ -13,6 +13,7 @@ from functools import cache, partial
 from importlib.metadata import distribution
 from pathlib import Path
 from pickle import UnpicklingError
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from sdd_utils.errors import DataError, DataMissing
@@ -136,7 +137,7 @@ def by_torchvision(name: str, root: Path) -> None:
     from torchvision import datasets
 
     kind = getattr(datasets, name.upper())
-    _download(name, root / getattr(kind, "base_folder", "MNIST"), lambda: kind(root, download=True))
+    _download(name, root / getattr(kind, "base_folder", "MNIST"), root, lambda new: kind(new, download=True))
 
 
 @dataclass(frozen=True)
@@ -254,14 +255,26 @@ def download(name: str, root: Path | None = None) -> str:
     if not path.exists():
         from torchvision.datasets.utils import download_url
 
-        _download(name, path, lambda: download_url(f"{HUMAN_URL}/{path.name}", str(path.parent)))
+        def fetch(new: Path) -> None:
+            download_url(f"{HUMAN_URL}/{path.name}", str(new / path.parent.name))
+            if sha256(new / path.relative_to(root)) != facts.human.sha256:
+                raise OSError("what came is cut or changed")
+
+        _download(name, path, root, fetch)
     given = {labels: human_labels(name, labels, root) != pool.labels for labels in facts.human.shares}
     shares = [f"{labels} {wrong.float().mean().item():.2%} wrong" for labels, wrong in given.items()]
     return f"{name}: {len(pool.labels)} training labels, {', '.join(shares)}"
 
 
-def _download(name: str, path: Path, fetch: Callable[[], object]) -> None:
+def _download(name: str, path: Path, root: Path, fetch: Callable[[Path], object]) -> None:
+    """Into a folder of its own first, since what is cut there does not keep a name that is looked for."""
     try:
-        fetch()
+        root.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=root, prefix=".download-") as new:
+            fetch(Path(new))
+            for file in [file for file in Path(new).rglob("*") if file.is_file()]:
+                target = root / file.relative_to(new)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(target)
     except (OSError, RuntimeError) as error:
         raise DataError(f"{name}: cannot be downloaded ({error}); put {path.name} into {path.parent} by hand") from None

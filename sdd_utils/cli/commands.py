@@ -184,6 +184,8 @@ def present(results: Path) -> Path:
 
 def main(group: click.Group = cli) -> None:
     """Run a command of the group; an error that a person can act on is one line, not a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # «?» in a terminal that lacks the letter ε, rather than an end
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         group(standalone_mode=False)

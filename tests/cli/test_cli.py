@@ -1,5 +1,6 @@
 """run, status, verify and export, as a person uses them: what they print and how they exit."""
 
+import io
 import os
 import shutil
 import signal
@@ -205,6 +206,22 @@ def test_claims_are_judged_on_the_runs_and_shown_beside_the_reference(home, comm
     assert code == 0
     last = f"  C1 {written['statement'][0]}: reversed → {written['verdict'][0]}"
     assert printed.splitlines()[-2] == last
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
+def test_a_terminal_that_lacks_a_letter_shows_the_claims_all_the_same(home, command, trained, monkeypatch, encoding):
+    """Also the path of a folder whose name is no text at all, which no terminal has letters for."""
+    shutil.copytree(trained, home / "runs" / "mine")
+    (home / "elsewhere").mkdir()
+    (home / "elsewhere" / os.fsdecode(b"\xff")).symlink_to(home / "runs")
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr("sys.stdout", terminal)
+    assert command("claims")[0] == 0
+    assert command("verify", "--results", str(home / "elsewhere" / os.fsdecode(b"\xff") / "nothing"))[0] == REFUSED
+    terminal.flush()
+    shown = terminal.buffer.getvalue().decode(encoding)
+    assert "There is no committed reference of profile mine to compare with." in shown
+    assert ("ε" in shown) == (encoding == "utf-8")
 
 
 def test_a_profile_with_a_grid_of_tau_and_alpha_has_no_claims(home, command):

@@ -3,7 +3,9 @@
 import hashlib
 import os
 import pickle
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -194,6 +196,39 @@ def test_no_network_and_nothing_there(root, say):
     (root / "cifar-10-batches-py").rename(root / "elsewhere")
     said = say("cifar10")
     assert said == f"cifar10: cannot be downloaded (no network here); put cifar-10-batches-py into {root} by hand"
+
+
+@pytest.mark.parametrize("end", [OSError("connection lost"), KeyboardInterrupt()])
+def test_a_download_that_is_cut_leaves_no_file_that_is_looked_for(root, monkeypatch, end):
+    whole = root / "elsewhere"
+    (root / "cifar-10-batches-py").rename(whole)
+
+    def cut(self):
+        folder = self.root / self.base_folder
+        shutil.copytree(whole, folder)
+        (folder / "test_batch").write_bytes(b"half of it")
+        raise end
+
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", cut)
+    with pytest.raises((DataError, KeyboardInterrupt)):
+        datasets.download("cifar10", root)
+    assert {path.name for path in root.iterdir()} == {"elsewhere", "cifar-n"}
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", lambda s: shutil.copytree(whole, s.root / whole.name))
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "base_folder", whole.name)
+    assert datasets.download("cifar10", root) == "cifar10: 20 training images and 10 test images, 10 classes"
+
+
+def test_human_labels_that_came_cut_are_not_kept(root, say, monkeypatch):
+    def cut(url, folder):
+        os.makedirs(folder)
+        (Path(folder) / Path(url).name).write_bytes(content[:-1])
+
+    path = root / "cifar-n" / "CIFAR-10_human.pt"
+    content = path.read_bytes()
+    path.unlink()
+    monkeypatch.setattr(torchvision.datasets.utils, "download_url", cut)
+    assert say("cifar10n").startswith("cifar10n: cannot be downloaded (what came is cut or changed); put CIFAR-10_hum")
+    assert not list(path.parent.iterdir())
 
 
 CONTENT = [

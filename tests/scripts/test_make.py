@@ -1,5 +1,6 @@
 """What make does with notebooks, whatever lies beside them and whatever the user's environment says."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -106,3 +107,23 @@ def test_parameters_are_passed_as_they_are_and_what_is_said_on_stderr_is_shown(e
     code, said = execute("import sys; print(profile, file=sys.stderr); assert profile == '2024'")
     assert (code, said) == (0, "2024\n")
     assert (tmp_path / "out" / "done.ipynb").exists()
+
+
+SHOWN = """
+import json, os, sys, jupyter_client.kernelspec
+spec = jupyter_client.kernelspec.KernelSpecManager().get_kernel_spec("python3")
+print(json.dumps([spec.argv, {name: os.environ.get(name) for name in ("PIP_USER", "PIP_TARGET", "PIP_PREFIX")}]))
+"""
+
+
+def test_settings_of_the_user_bring_in_no_other_python(make, tmp_path):
+    """Of Jupyter, which would start another interpreter, and of pip, which would install elsewhere."""
+    foreign = tmp_path / "kernels" / "python3"
+    foreign.mkdir(parents=True)
+    (foreign / "kernel.json").write_text(json.dumps({"argv": ["/opt/other/python"], "display_name": "x"}))
+    (tmp_path / "run.sh").write_text(f"exec {sys.executable} -c '{SHOWN}'")
+    pip = {"PIP_USER": "1", "PIP_TARGET": "/elsewhere", "PIP_PREFIX": "/elsewhere"}
+    ended = make("--silent", "figures", f"VENV={sys.prefix}", JUPYTER_PATH=str(tmp_path), **pip)
+    argv, environment = json.loads(ended.stdout)
+    assert argv[:3] == ["python", "-m", "ipykernel_launcher"]  # for jupyter_client this means the Python that asks
+    assert environment == {"PIP_USER": "0", "PIP_TARGET": None, "PIP_PREFIX": None}

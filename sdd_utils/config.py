@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from sdd_utils.datasets import DATASETS, Dataset
 from sdd_utils.distillation import TEACHERS
 from sdd_utils.models import ARCHITECTURES
-from sdd_utils.settings import Count, NotNegative, Positive, Settings, Share, entry_of
+from sdd_utils.settings import Count, NotNegative, Portion, Positive, Settings, Share, Whole, entry_of
 
 SAME_SPLIT = ("seed", "dataset", "train_subset", "test_subset", "val_share")  # they say which images are for training
 
@@ -24,7 +24,7 @@ class ViTShape(Settings):
     """Shape of a vision transformer; the defaults are the paper's (authors' code)."""
 
     patch: Count = 4  # pixels a side
-    depth: Count = 6
+    depth: Annotated[Count, Field(le=1000)] = 6
     heads: Count = 8
     mlp_width: Count = 512
     dropout: Share = 0.1  # after the embedding, after attention's projection and inside the MLP
@@ -41,15 +41,15 @@ class Experiment(Settings):
     """One pruning curve: train, prune, train again, … for ``levels`` prunings (paper, Sec. 3)."""
 
     # Data. The split, the noise, the initial weights and the batches all follow the seed.
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[Whole, Field(ge=0, le=1_000_000_000)] = 0
     dataset: Annotated[str, entry_of("datasets", "DATASETS")] = "digits"
     train_subset: Count | None = None  # so many of the training images, validation included; None: all
     test_subset: Count | None = None  # so many of the test images; None: all
-    val_share: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the training images, noisy labels
+    val_share: Portion = 0.2  # of the training images, noisy labels
     noise_kind: Annotated[str, entry_of("data", "NOISE")] = "symmetric"  # human: CIFAR-N's labels
     human_labels: str | None = None  # which of CIFAR-N's
     noise_rate: Share = 0.0  # ε: share of wrong training labels; of human labels, the share that was counted
-    crop_padding: Annotated[int, Field(ge=0)] = 0  # pixels; 0 = no random crop
+    crop_padding: Annotated[Whole, Field(ge=0)] = 0  # pixels; 0 = no random crop
     flip: bool = False  # random horizontal flip
 
     # Network
@@ -66,21 +66,21 @@ class Experiment(Settings):
     optimizer: Literal["sgd", "adamw"]
     lr: Positive
     momentum: Share | None = None  # sgd only
-    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = None  # sgd only: lr ÷ 10, as shares of epochs
+    milestones: tuple[Portion, ...] | None = None  # sgd only: lr ÷ 10, as shares of epochs
     weight_decay: NotNegative  # λ, as given to the optimiser
     regulariser: Annotated[str, entry_of("training", "REGULARISERS")] | None = None  # a penalty beside λ
     coefficient: Positive | None = None  # what the penalty is multiplied by
 
     # Pruning
-    levels: Annotated[int, Field(ge=0)]  # the last level; level 0 is dense
-    prune_share: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the surviving weights, each level
+    levels: Annotated[Whole, Field(ge=0, le=1000)]  # the last level; level 0 is dense
+    prune_share: Portion = 0.2  # of the surviving weights, each level
     criterion: Annotated[str, entry_of("pruning", "CRITERIA")] = "magnitude"  # by which weights are pruned
     # Learning-rate rewinding (the paper), rewinding to initialisation, random re-initialisation:
     retrain: Literal["lr", "init", "random"] = "lr"
 
     # Distillation: loss = (1 − α)·CE(noisy label) + α·τ²·KL(teacher ‖ student)
     teacher: Teacher | None = None
-    temperature: Positive | None = None  # τ
+    temperature: Annotated[Positive, Field(le=1_000_000)] | None = None  # τ
     alpha: Annotated[NotNegative, Field(le=1)] | None = None
     selection: Literal["validation", "test"] = "validation"  # what picks the sparse teacher; test: the usual practice
 
@@ -112,8 +112,11 @@ class Experiment(Settings):
                 raise ValueError(f"{field}: given, but it means something only when {when}")
         if self.vit and self.width % self.vit.heads:
             raise ValueError(f"width: {self.width} is not divisible by vit.heads = {self.vit.heads}")
-        if self.vit and (side := self.facts.image_shape[1]) % self.vit.patch:
+        side = self.facts.image_shape[1]
+        if self.vit and side % self.vit.patch:
             raise ValueError(f"vit.patch: {self.vit.patch} does not divide {self.dataset}'s {side} pixels a side")
+        if self.crop_padding > side:
+            raise ValueError(f"crop_padding: should be at most {self.dataset}'s {side} pixels a side")
         if self.milestones and list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones: {list(self.milestones)} must increase")
         for field, there_are in (("train_subset", self.facts.train), ("test_subset", self.facts.test)):

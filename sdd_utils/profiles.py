@@ -1,8 +1,10 @@
 """Profiles: which experiments to run, as data (``notebooks/profiles/<name>.yaml``)."""
 
-from itertools import product
+import re
+from collections.abc import Iterator
+from itertools import chain, islice, product
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -11,19 +13,20 @@ from sdd_utils.config import Experiment
 from sdd_utils.distillation import TEACHERS
 from sdd_utils.errors import ConfigError
 from sdd_utils.files import ROOT
-from sdd_utils.settings import PROFILE_NAME, Settings, entry_of
+from sdd_utils.settings import PROFILE_NAME, Count, Number, Settings, entry_of
 
 PROFILES = ROOT / "notebooks" / "profiles"
+MOST_RUNS, MOST_VALUES = 10_000, 100_000  # of a profile, and of its file
 
 
 class Dataset(Settings):
     """One of several datasets: all curves of the profile, with what differs."""
 
     settings: dict = Field(default_factory=dict)  # fields of Experiment that this dataset sets
-    noise_rates: list[float] | None = None  # in place of the architectures' own, since people's noise is what it is
+    noise_rates: list[Number] | None = None  # in place of the architectures' own, since people's noise is what it is
 
 
-Numbers = Annotated[list[float], Field(min_length=1)]  # of a grid, which without any would be empty
+Numbers = Annotated[list[Number], Field(min_length=1)]  # of a grid, which without any would be empty
 
 
 class Regularisation(Settings):
@@ -55,8 +58,8 @@ class Architecture(Settings):
     """All curves of one architecture."""
 
     settings: dict  # fields of Experiment that this architecture sets
-    seeds: int = Field(ge=1)
-    noise_rates: list[float]  # of the vanilla curves
+    seeds: Count
+    noise_rates: list[Number]  # of the vanilla curves
     l2: Regularisation | None = None
     variants: list[Variant] = Field(default_factory=list)
     distillation: list[Distillation] = Field(default_factory=list)  # one alone may stand without a list
@@ -107,7 +110,11 @@ class Profile(Settings):
     def experiments(self) -> list[Experiment]:
         """Every experiment, each once. Raises ConfigError naming the architecture and the field that is wrong."""
         datasets = self.datasets or {None: Dataset()}
-        found = [exp for name in datasets for arch in self.architectures for exp in self._curves(arch, name)]
+        every = (exp for name in datasets for arch in self.architectures for exp in self._curves(arch, name))
+        found = list(islice(every, MOST_RUNS + 1))
+        if len(found) > MOST_RUNS:
+            where, seeds = f"{self.profile}: architectures.{found[-1].arch}", self.architectures[found[-1].arch].seeds
+            raise ConfigError(f"{where}: seeds: {seeds}, times its lists, make more than {MOST_RUNS} runs; give fewer")
         self._check_together(found)
         return found
 
@@ -129,7 +136,7 @@ class Profile(Settings):
             what = f"{e.teacher.experiment.run_id}, the {e.teacher.rule} teacher of {e.run_id}, is not in the profile"
             raise ConfigError(f"{self.profile}: architectures.{e.arch}: {what}; its noise_rates or variants lack it")
 
-    def _curves(self, arch: str, dataset: str | None) -> list[Experiment]:
+    def _curves(self, arch: str, dataset: str | None) -> Iterator[Experiment]:
         plan, on = self.architectures[arch], (self.datasets or {}).get(dataset, Dataset())
         fixed = on.settings | ({"dataset": dataset} if dataset else {})
 
@@ -138,7 +145,7 @@ class Profile(Settings):
             settings |= {"arch": arch, "seed": seed, "noise_rate": rate} | fields
             return Experiment.parse(settings, f"{self.profile}: architectures.{arch}: ")
 
-        def rates(own: list[float]) -> list[float]:
+        def rates(own: list[Number]) -> list[Number]:
             return own if on.noise_rates is None else on.noise_rates
 
         def source(rule: str, seed: int, rate: float, arch: str) -> Experiment:
@@ -149,22 +156,20 @@ class Profile(Settings):
             what = f"none has a patience, and {rule} teachers come from such curves"
             raise ConfigError(f"{self.profile}: architectures.{arch}: variants: {what}")
 
-        found = []
         for seed in range(plan.seeds):
-            found += [experiment(seed, rate) for rate in rates(plan.noise_rates)]
+            yield from (experiment(seed, rate) for rate in rates(plan.noise_rates))
             if plan.l2:
                 grid = product(rates(plan.l2.noise_rates), plan.l2.weight_decays)
-                found += [experiment(seed, rate, weight_decay=decay) for rate, decay in grid]
+                yield from (experiment(seed, rate, weight_decay=decay) for rate, decay in grid)
             for v in plan.variants:
-                found += [experiment(seed, rate, **v.settings) for rate in rates(v.noise_rates)]
+                yield from (experiment(seed, rate, **v.settings) for rate in rates(v.noise_rates))
             for d in plan.distillation:
                 grid = product(rates(d.noise_rates), d.teachers, d.temperatures, d.alphas)
                 for rate, rule, temperature, alpha in grid:
                     teacher = {"rule": rule, "experiment": source(rule, seed, rate, d.teacher_arch or arch)}
                     loss = {"temperature": temperature, "alpha": alpha}
                     picked = {"selection": self.selection} if rule == "sparse" else {}
-                    found.append(experiment(seed, rate, teacher=teacher, **loss, **picked, **d.settings))
-        return found
+                    yield experiment(seed, rate, teacher=teacher, **loss, **picked, **d.settings)
 
 
 def select(experiments: list[Experiment], only: str) -> list[Experiment]:
@@ -196,8 +201,26 @@ FILTERS = {
 }
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML lets the last of two equal keys win without a word; a profile must not."""
+class _PlainYaml(yaml.SafeLoader):
+    """YAML without its surprises: the last of two equal keys wins, 010 is 8, 1:30 is 90 and yes is true without a word,
+    and ten lines of aliases make gigabytes."""
+
+    MEANT: ClassVar = {"int": r"[-+]?(0|[1-9]\d{,17})", "float": r"[^_:]+", "bool": "(?i:true|false)"}
+    path: tuple[str, ...] = ()  # the fields that lead to where the reader is
+
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node:
+        before, self.path = self.path, (*self.path, str(getattr(index, "value", "")))
+        node, field = super().compose_node(parent, index), ".".join(filter(None, self.path))
+        self.path = before
+        meant, pairs = self.MEANT.get(node.tag.rpartition(":")[2]), [] if isinstance(node.value, str) else node.value
+        if meant and not re.fullmatch(meant, node.value):
+            plain = "true, false, a decimal number of at most 18 digits, or in quotes"
+            raise ConfigError(f"{field}: should be {plain} (got {node.value:.40})")
+        parts = chain.from_iterable(pair if isinstance(pair, tuple) else (pair,) for pair in pairs)
+        node.size = 1 + sum(getattr(part, "size", 1) for part in parts)
+        if node.size > MOST_VALUES:
+            raise ConfigError(f"{field}: has more than {MOST_VALUES} values, what aliases stand for included")
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [key.value for key, _ in node.value]
@@ -213,7 +236,9 @@ def load_profile(name: str) -> Profile:
     if name not in known:
         raise ConfigError(f"profile: there is no {name!r}; known are {', '.join(known)} (in {_shown(PROFILES)})")
     try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+        settings = yaml.load(path.read_text(encoding="utf-8"), _PlainYaml)
+    except ConfigError as error:
+        raise ConfigError(f"{_shown(path)}: {error}") from None
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"{_shown(path)}: not YAML: {' '.join(str(error).split())}") from None
     profile = Profile.parse(settings, f"{_shown(path)}: ")

@@ -1,18 +1,32 @@
 """What every setting is made of: a frozen, validated base class, and the types of the numbers in it."""
 
+import reprlib
 from importlib import import_module
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from sdd_utils.errors import ConfigError
 
 PROFILE_NAME = r"^[a-z0-9][a-z0-9-]*$"  # profiles name folders, so a name cannot lead anywhere else
-_NO_MINUS_ZERO = AfterValidator(lambda number: number + 0.0)  # −0 equals 0, so it must not make another run_id
-Share = Annotated[float, Field(ge=0, lt=1), _NO_MINUS_ZERO]
-NotNegative = Annotated[float, Field(ge=0), _NO_MINUS_ZERO]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+
+
+def _no_bool(value: object) -> object:
+    if isinstance(value, bool):  # which Python takes for 0 or 1
+        raise ValueError("should be a number")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_bool)]
+Number = Annotated[float, BeforeValidator(_no_bool), AfterValidator(lambda number: number + 0.0)]
+"""A float; −0 becomes 0, which it equals, so that it does not make another run_id."""
+Share = Annotated[Number, Field(ge=0, lt=1)]
+Portion = Annotated[Number, Field(gt=0, lt=1)]
+NotNegative = Annotated[Number, Field(ge=0)]
+Positive = Annotated[Number, Field(gt=0)]
+Count = Annotated[Whole, Field(ge=1, le=1_000_000)]
 
 
 def entry_of(module: str, table: str) -> AfterValidator:
@@ -52,5 +66,13 @@ def _explain(cls: type[Settings], error: dict, where: str) -> str:
     elif error["type"] == "missing":
         message = "missing; it has no default"
     elif field:
-        message = f"{message[0].lower()}{message[1:]} (got {error['input']!r})"
+        message = f"{message[0].lower()}{message[1:]} (got {_shown(error['input'])})"
     return f"{where}{field}: {message}" if field else f"{where}{message}"
+
+
+def _shown(value: object) -> str:
+    """As Python writes it, in short."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python does not write out numbers of more than some thousand digits
+        return "a number of thousands of digits"

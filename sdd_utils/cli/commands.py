@@ -4,6 +4,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -185,7 +186,8 @@ def present(results: Path) -> Path:
 def main(group: click.Group = cli) -> None:
     """Run a command of the group; an error that a person can act on is one line, not a traceback."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # «?» in a terminal that lacks the letter ε, rather than an end
+        with suppress(AttributeError):  # there may be none
+            stream.reconfigure(errors="replace")  # «?» in a terminal that lacks the letter ε, rather than an end
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         group(standalone_mode=False)

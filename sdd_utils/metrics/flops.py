@@ -15,14 +15,15 @@ class FlopCount:
     """FLOPs of one image through an experiment's network, by layer, counted by torch (a multiply-add is two)."""
 
     def __init__(self, exp: Experiment):
-        model = build_model(exp)
+        with torch.device("meta"):  # shapes without numbers: a network that memory has no room for is counted as well
+            model, images = build_model(exp), torch.zeros(2, *exp.facts.image_shape)  # batch norm refuses a single one
         layers = {name: m for name, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
         reached: dict[str, bool] = {}  # whether the gradient goes on to the layer's input: not to the images
         for name, layer in layers.items():
             layer.register_forward_hook(lambda _, x, __, name=name: reached.update({name: x[0].requires_grad}))
         # The counter does not know every fused attention kernel, so attention is counted as the two products it is.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            model(torch.zeros(2, *exp.facts.image_shape))  # two, because batch norm refuses to train on one
+            model(images)
         counts, root = counter.get_flop_counts(), type(model).__name__
         forward = {name: sum(counts[f"{root}.{name}"].values()) / 2 for name in layers}
         self.forward = counter.get_total_flops() / 2

@@ -120,6 +120,27 @@ SETTINGS = [
     ({"test_subset": 0}, "test_subset: input should be greater than or equal to 1 (got 0)"),
     ({"amp": "bf16"}, "amp: input should be a valid boolean"),
     ({"learning_rate": 0.1}, "learning_rate: unknown field; the fields are seed, dataset, train_subset"),
+    # Numbers that no memory, no clock or no floating-point number has room for
+    ({"levels": 1001}, "levels: input should be less than or equal to 1000 (got 1001)"),
+    ({"epochs": 10**9}, "epochs: input should be less than or equal to 1000000 (got 1000000000)"),
+    ({"patience": 10**17}, "patience: input should be less than or equal to 1000000 (got 100000000000000000)"),
+    (
+        {"batch_size": 1e300},
+        "batch_size: unable to parse input string as an integer, exceeded maximum size (got 1e+300)",
+    ),
+    ({"crop_padding": 10**9}, "crop_padding: should be at most digits's 8 pixels a side"),
+    ({"vit": {"depth": 10**6}}, "vit.depth: input should be less than or equal to 1000 (got 1000000)"),
+    ({"temperature": 1e308}, "temperature: input should be less than or equal to 1000000 (got 1e+308)"),
+    ({"lr": "1e400"}, "lr: input should be a finite number (got '1e400')"),
+    (
+        {"dataset": "x" * 5000},
+        "dataset: should be one of digits, mnist, cifar10, cifar100, cifar10n, cifar100n; others ",
+    ),
+    # Truth values, which Python takes for 0 and 1
+    ({"epochs": True}, "epochs: should be a number (got True)"),
+    ({"levels": False}, "levels: should be a number (got False)"),
+    ({"lr": True}, "lr: should be a number (got True)"),
+    ({"milestones": [True]}, "milestones.0: should be a number (got True)"),
 ]
 
 
@@ -212,6 +233,55 @@ GRID = [
 def test_profiles(say, tmp_path, content, message):
     write_profile(tmp_path, content)
     assert message in say(*mine(tmp_path))
+
+
+LISTS = [
+    f"&{name} [{', '.join([inner] * 9)}]"
+    for name, inner in zip("abcdefghi", ["x", *map("*{}".format, "abcdefgh")], strict=True)
+]
+TEXT = yaml.safe_dump(profile())
+PLAIN = "should be true, false, a decimal number of at most 18 digits, or in quotes"
+YAML = [  # what stands there to a person is not what YAML makes of it
+    ("epochs: 2", "epochs: 010", f"architectures.mlp.settings.epochs: {PLAIN} (got 010)"),
+    ("epochs: 2", "epochs: yes", f"architectures.mlp.settings.epochs: {PLAIN} (got yes)"),
+    ("epochs: 2", "epochs: 1:30", f"architectures.mlp.settings.epochs: {PLAIN} (got 1:30)"),
+    ("epochs: 2", "epochs: 1_0", f"architectures.mlp.settings.epochs: {PLAIN} (got 1_0)"),
+    ("epochs: 2", f"epochs: 0x{'f' * 4000}", f"architectures.mlp.settings.epochs: {PLAIN} (got 0x{'f' * 38})"),
+    ("levels: 4", f"levels: 1{'0' * 400}", f"architectures.mlp.settings.levels: {PLAIN} (got 1{'0' * 39})"),
+    ("levels: 4", f"levels: {'9' * 5000}", f"architectures.mlp.settings.levels: {PLAIN} (got {'9' * 40})"),
+    ("lr: 0.1", "lr: 1_0.5", f"architectures.mlp.settings.lr: {PLAIN} (got 1_0.5)"),
+    ("lr: 0.1", "lr: 1:30.5", f"architectures.mlp.settings.lr: {PLAIN} (got 1:30.5)"),
+    ("- 0.3", "- 0o3", "architectures.mlp.noise_rates.0: input should be a valid number, unable to parse string"),
+    ("- 0.3", "- 00", f"architectures.mlp.noise_rates: {PLAIN} (got 00)"),
+    ("about: x", "about: no", f"about: {PLAIN} (got no)"),
+    ("about: x", "about: 2024-01-01", "about: input should be a valid string (got datetime.date(2024, 1, 1))"),
+    ("base: {}", "base: {on: 1}", f"{PLAIN} (got on)"),
+    # Few lines that stand for very much, and lists that lead back to themselves
+    ("about: x", f"about: [{', '.join(LISTS)}]", "about: has more than 100000 values, what aliases stand for included"),
+    ("base: {}", "base: &a {patience: *a}", "patience: input should be a valid integer (got {'patience': {"),
+    ("base: {}", f"base: {'[' * 3000}", "not YAML: maximum recursion depth exceeded"),
+    ("seeds: 1", "seeds: 10000000", "seeds: input should be less than or equal to 1000000 (got 10000000)"),
+    (
+        "seeds: 1",
+        "seeds: 1000000",
+        "mine: architectures.mlp: seeds: 1000000, times its lists, make more than 10000 runs",
+    ),
+]
+
+
+@pytest.mark.parametrize(("written", "instead", "message"), YAML, ids=[f"{m[:30]}-{i[:20]}" for _, i, m in YAML])
+def test_yaml_that_is_not_what_it_seems(say, tmp_path, written, instead, message):
+    assert written in TEXT
+    write_profile(tmp_path, TEXT.replace(written, instead))
+    assert message in say(*mine(tmp_path))
+
+
+def test_lists_whose_product_is_too_large(say, tmp_path):
+    shares = [n / 1000 for n in range(900)]
+    write_profile(tmp_path, profile(l2={"noise_rates": shares, "weight_decays": shares}))
+    assert "mine: architectures.mlp: seeds: 1, times its lists, make more than 10000 runs; give fewer" in say(
+        *mine(tmp_path)
+    )
 
 
 OPTIONS = [

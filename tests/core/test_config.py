@@ -98,6 +98,16 @@ def test_wrong_settings_are_refused_with_the_field_and_what_is_allowed(change, m
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_a_number_too_long_to_be_written_out_is_refused_by_its_field(small, digits):
+    with pytest.raises(ConfigError) as refused:
+        small(levels=10**digits, seed=10**digits)
+    seed, levels = str(refused.value).splitlines()
+    assert seed.startswith("seed: input should be less than or equal to 1000000000 (got ")
+    assert levels.startswith("levels: input should be less than or equal to 1000 (got ")
+    assert len(levels) < 120
+
+
 def test_two_wrong_fields_give_two_lines():
     with pytest.raises(ConfigError) as error:
         Experiment.parse(SMALL | {"epochs": 0, "noise_rate": 2}, "here: ")

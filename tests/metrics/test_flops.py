@@ -38,8 +38,11 @@ def test_flops_of_a_convolutional_network_are_those_counted_by_hand(small):
 
 def test_flops_of_grouped_convolutions_are_those_counted_by_hand(small, monkeypatch):
     # 3×3 kernels on 8×8 pixels: one channel to eight, then each of the eight by itself; then 512 numbers to 10 classes.
-    layers = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Flatten(), nn.Linear(512, 10)
-    monkeypatch.setattr("sdd_utils.metrics.flops.build_model", lambda _: nn.Sequential(*layers))
+    def build(_):
+        convolutions = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        return nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(512, 10))
+
+    monkeypatch.setattr("sdd_utils.metrics.flops.build_model", build)
     flops, convolution = FlopCount(small()), 2 * 8 * 8 * 8 * 9
     assert flops.forward == 2 * convolution + 2 * 512 * 10
     assert flops.step == 5 * convolution + 3 * 2 * 512 * 10
@@ -89,3 +92,12 @@ def test_the_dense_level_counts_its_own_epochs(small):
     exp, step = small(dense_epochs=5, levels=3), flop_count(small()).step
     assert [curve_flops(exp, levels) / step / 800 for levels in range(5)] == [0, 5, 7, 9, 11]
     assert curve_flops(exp) == curve_flops(exp, 4)
+
+
+@pytest.mark.parametrize("arch", ["mlp", "lenet", "resnet18", "vgg_like", "vit"])
+def test_a_network_that_no_memory_has_room_for_is_counted_without_being_made(small, arch):
+    """Of every architecture, at a width of a million: petabytes of weights."""
+    vit = {"vit": {"heads": 1, "mlp_width": 1_000_000, "depth": 2}} if arch == "vit" else {}
+    base = SMALL_VIT if arch == "vit" else {}
+    exp = small(**({"base": base} if base else {}), **({"arch": arch, "width": 1_000_000} | vit))
+    assert curve_flops(exp) > 1e14

@@ -95,6 +95,7 @@ lock: $(READY) ## choose the versions in requirements.lock anew
 		--no-emit-index-url --no-header --no-annotate --quiet -o requirements.lock
 
 clean: ## remove this machine's runs
+	@[ ! -L results/runs ] || echo "results/runs is a link, which is removed; the runs are left in $$(readlink -f results/runs)"
 	rm -rf results/runs
 
 $(READY): requirements.lock pyproject.toml

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-DATA = Path(os.environ.get("SDD_DATA", ROOT / "data"))  # where datasets are, in torchvision's layout
+# Where datasets are, in torchvision's layout
+DATA = Path(os.path.expanduser(os.environ.get("SDD_DATA") or ROOT / "data"))
 HUMAN_URL = "https://raw.githubusercontent.com/UCSC-REAL/cifar-10-100n/main/data"
 
 # Mean and standard deviation by channel, of values in [0, 1], as in the authors' code: ImageNet's for CIFAR, and for

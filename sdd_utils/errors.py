@@ -1,10 +1,27 @@
 """What a person can put right: the command line prints these messages without a traceback and exits with REFUSED."""
 
+import re
+
 # Exit statuses
 DIFFERENT = 1  # ``verify`` found something damaged, or different from the reference
 REFUSED = 2  # a wrong setting, a damaged file, a full disk, a run that failed
 REQUEUE = 75  # work remains, and the same command would go on with it (sysexits' EX_TEMPFAIL)
 INTERRUPTED = 130  # Ctrl-C, as shells have it
+NO_READER = 141  # who read the output has gone, as shells have it
+
+
+def printable(text: str) -> str:
+    """The text with control characters written out: names and lock files may hold some, which a terminal obeys."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
+
+
+def too_little_memory(error: BaseException) -> str:
+    """What to say of an error of Python, numpy or torch that means so; nothing of others."""
+    asked = re.search(r"allocate ([\d.]+ \w+)", str(error))
+    if not asked and not isinstance(error, MemoryError):
+        return ""
+    much = f" for another {asked[1]}" if asked else ""
+    return f"there is too little memory{much}; fewer --workers, a smaller width or batch_size need less"
 
 
 class SddError(Exception):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain, islice, product
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
@@ -180,6 +181,8 @@ def select(experiments: list[Experiment], only: str) -> list[Experiment]:
         field, separator, value = part.partition("=")
         if field not in FILTERS or not separator or not value:
             raise ConfigError(f"only: {part!r} is not field=value; the fields are {', '.join(FILTERS)}")
+        with suppress(ValueError):
+            value = f"{float(value):g}"  # 0.30 is 0.3
         wanted.setdefault(field, set()).add(value)
     for field, values in wanted.items():
         if unknown := values - (known := {FILTERS[field](exp) for exp in experiments}):
@@ -195,7 +198,7 @@ FILTERS = {
     "dataset": lambda exp: exp.dataset,
     "method": lambda exp: exp.method,
     "noise_rate": lambda exp: f"{exp.noise_rate:g}",
-    "seed": lambda exp: str(exp.seed),
+    "seed": lambda exp: f"{exp.seed:g}",
     "teacher": lambda exp: exp.teacher.rule if exp.teacher else "none",
     "weight_decay": lambda exp: f"{exp.weight_decay:g}",
 }

@@ -57,7 +57,8 @@ class Study:
             raise ConfigError(f'device: should be "cpu", "cuda", "cuda:1" or the like (got {device!r})')
         self.profile, self.device, self.workers = load_profile(profile), device, workers
         self.seconds = parse_duration(time_budget)
-        self.folder = None if results == "reference" else {"runs": RUNS}.get(str(results), Path(results)) / profile
+        folder = RUNS if results == "runs" else Path(os.path.expanduser(results))
+        self.folder = None if results == "reference" else folder / profile
         known = list(self.profile.datasets or [self.profile.base.get("dataset", "digits")])
         if dataset not in ("", ALL, *known):
             raise ConfigError(f"dataset: there is no {dataset!r} in {profile}; there are {', '.join(known)}")

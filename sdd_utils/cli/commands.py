@@ -1,6 +1,7 @@
 """The commands: what ``python -m sdd_utils`` and the Makefile call."""
 
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -12,20 +13,40 @@ import pandas as pd
 
 from sdd_utils.analysis.claims import claims_table
 from sdd_utils.analysis.compare import compare, compare_claims
-from sdd_utils.errors import DIFFERENT, INTERRUPTED, REFUSED, REQUEUE, ConfigError, ResultsMissing, SddError
+from sdd_utils.errors import (
+    DIFFERENT,
+    INTERRUPTED,
+    NO_READER,
+    REFUSED,
+    REQUEUE,
+    ConfigError,
+    ResultsMissing,
+    SddError,
+    printable,
+    too_little_memory,
+)
 from sdd_utils.files import as_csv, write_csv
 from sdd_utils.profiles import load_profile, select
 from sdd_utils.runner.inventory import STATES, collect, survey
-from sdd_utils.runner.stopping import parse_duration
+from sdd_utils.runner.stopping import parse_duration, silence
 from sdd_utils.tables import RUNS, load_levels
 
-FOLDER = click.Path(path_type=Path, resolve_path=True)
+
+class Place(click.Path):
+    """A file or folder; ``~`` is the user's home also where a shell leaves it as it is."""
+
+    def convert(self, value: str | Path, *how: click.Parameter | click.Context | None) -> Path:
+        """Refuses an empty one, such as of a variable that is not set, which would mean the working directory."""
+        return super().convert(os.path.expanduser(value), *how) if str(value) else self.fail("it is empty", *how)
+
+
+FOLDER = Place(path_type=Path, resolve_path=True)
 
 profile_option = click.option("--profile", default="digits", show_default=True, help="A file of notebooks/profiles.")
 results_option = click.option("--results", type=FOLDER, default=RUNS, help="Instead of results/runs.")
 only_option = click.option("--only", default="", help="Some of the runs, such as method=kd,arch=vit.")
 workers_help = "Experiments at a time; by default one for each core, or one for each GPU."
-workers_option = click.option("--workers", type=click.IntRange(min=1), help=workers_help)
+workers_option = click.option("--workers", type=click.IntRange(1, 1000), help=workers_help)
 device_option = click.option("--device", default="cpu", show_default=True, help="Such as cuda or cuda:1.")
 share_help = "Of a GPU, for each experiment: with 0.5, two train on each at a time."
 share_option = click.option("--gpu-share", type=float, help=share_help)
@@ -47,7 +68,7 @@ def cli() -> None:
     """Sparse double descent, and what prevents it.
 
     Exit status: 0 done; 1 verify found a difference; 2 refused or failed, with the reason; 75 stopped by the time
-    budget or a signal, the same command goes on; 130 stopped by Ctrl-C, likewise.
+    budget or a signal, the same command goes on; 130 stopped by Ctrl-C, likewise; 141 who read the output has gone.
 
     \b
     Examples:
@@ -75,9 +96,9 @@ def run_command(profile: str, only: str, time_budget: float | None, results: Pat
 
     outcome = train(experiments_of(profile, only), results / profile, seconds=time_budget, **how)
     for run, error in outcome.failed.items():
-        click.echo(f"error: {run}: {error}", err=True)
+        say(f"error: {run}: {error}", err=True)
     if outcome.stopped:
-        click.echo(outcome.stopped, err=True)
+        say(outcome.stopped, err=True)
         raise SystemExit(INTERRUPTED if outcome.interrupted else REQUEUE)
     if outcome.failed:
         raise SystemExit(REFUSED)
@@ -90,9 +111,9 @@ def run_command(profile: str, only: str, time_budget: float | None, results: Pat
 def status_command(profile: str, only: str, results: Path) -> None:
     """Say of every run whether it is done, running, stopped, waiting or damaged."""
     table = survey(experiments_of(profile, only), present(results) / profile)
-    click.echo(table.to_string(index=False, justify="left"))
+    say(table.to_string(index=False, justify="left"))
     counts = table["state"].value_counts()
-    click.echo(f"\n{len(table)} runs: " + ", ".join(f"{counts[s]} {s}" for s in STATES if s in counts))
+    say(f"\n{len(table)} runs: " + ", ".join(f"{counts[s]} {s}" for s in STATES if s in counts))
 
 
 @cli.command("verify")
@@ -106,7 +127,7 @@ def verify_command(profile: str, only: str, results: Path) -> None:
     states = survey(experiments, present(results) / profile)
     damaged = states[states["state"] == "damaged"]
     for run, note in zip(damaged["run_id"], damaged["note"], strict=True):
-        click.echo(f"damaged: {run}: {note}")
+        say(f"damaged: {run}: {note}")
     done = set(states.loc[states["state"] == "done", "run_id"])
     if not done and damaged.empty:
         raise ResultsMissing(f"no run of {profile} is finished in {results / profile}; run the profile first")
@@ -115,12 +136,12 @@ def verify_command(profile: str, only: str, results: Path) -> None:
     try:
         reference = load_levels(profile)
     except ResultsMissing:
-        click.echo(f"{len(done)} finished runs are sound; there is no committed reference of {profile} to compare with")
+        say(f"{len(done)} finished runs are sound; there is no committed reference of {profile} to compare with")
     else:
         beside = compare(local, reference) if done else pd.DataFrame(columns=["verdict"])
-        click.echo(beside.to_string(index=False, justify="left", float_format="%.2f"))
+        say(beside.to_string(index=False, justify="left", float_format="%.2f"))
         counts = beside["verdict"].value_counts()
-        click.echo(f"\n{len(done)} finished runs: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
+        say(f"\n{len(done)} finished runs: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
     if len(damaged) or "different" in counts:
         raise SystemExit(DIFFERENT)
 
@@ -128,7 +149,7 @@ def verify_command(profile: str, only: str, results: Path) -> None:
 @cli.command("export")
 @profile_option
 @only_option
-@click.option("--out", type=click.Path(path_type=Path), help="A CSV file; standard output by default.")
+@click.option("--out", type=Place(path_type=Path), help="A CSV file; standard output by default.")
 @results_option
 def export_command(profile: str, only: str, out: Path, results: Path) -> None:
     """Write all levels there are, of unfinished runs as well, as one tidy table."""
@@ -139,9 +160,9 @@ def export_command(profile: str, only: str, out: Path, results: Path) -> None:
         raise ResultsMissing(f"no level of {profile} is trained in {results / profile}; run the profile first")
     if out:
         write_csv(out, table)
-        click.echo(f"{out}: {len(table)} levels of {table['run_id'].nunique()} runs")
+        say(f"{out}: {len(table)} levels of {table['run_id'].nunique()} runs")
     else:
-        click.echo(as_csv(table), nl=False)
+        say(as_csv(table), nl=False)
 
 
 @cli.command("data")
@@ -153,7 +174,7 @@ def data_command(dataset: str, root: Path | None) -> None:
 
     if dataset not in DATASETS:
         raise ConfigError(f"dataset: there is no {dataset!r}; known are {', '.join(DATASETS)}")
-    click.echo(download(dataset, root))
+    say(download(dataset, root))
 
 
 @cli.command("claims")
@@ -164,11 +185,21 @@ def claims_command(profile: str, results: Path) -> None:
     from sdd_utils.study import ALL, Study
 
     if load_profile(profile).tunes:
-        click.echo(f"{profile} compares several τ and α, which the claims do not speak of.")
+        say(f"{profile} compares several τ and α, which the claims do not speak of.")
         return
     table = claims_table(Study(profile, results, ALL).levels())
-    click.echo(compare_claims(table, profile))
+    say(compare_claims(table, profile))
     write_csv(results / profile / "claims.csv", table)
+
+
+def say(text: object, err: bool = False, nl: bool = True) -> None:
+    """Print for a person, and leave with NO_READER where nobody reads: click's status for it says that verify found
+    something."""
+    try:
+        click.echo(printable(str(text)), err=err, nl=nl)
+    except BrokenPipeError:
+        silence((sys.stderr if err else sys.stdout).fileno())  # what is left would be written again at the end
+        raise SystemExit(NO_READER) from None
 
 
 def experiments_of(profile: str, only: str = "") -> list:
@@ -193,15 +224,18 @@ def main(group: click.Group = cli) -> None:
         group(standalone_mode=False)
         return
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.ctx.get_help())
+        say(error.ctx.get_help())
     except click.ClickException as error:
-        click.echo(f"error: {error.format_message()} (--help shows how)", err=True)
+        say(f"error: {error.format_message()} (--help shows how)", err=True)
     except SddError as error:
-        click.echo(f"error: {error}", err=True)
+        say(f"error: {error}", err=True)
     except OSError as error:
-        click.echo(f"error: {error.filename or 'system'}: {error.strerror or error}", err=True)
+        say(f"error: {error.filename or 'system'}: {error.strerror or error}", err=True)
     except click.Abort:  # click's word for Ctrl-C
         raise KeyboardInterrupt from None
-    except Exception:  # a defect of ours, whose status of 1 would mean that verify found something
-        traceback.print_exc()
+    except Exception as error:
+        if said := too_little_memory(error):
+            say(f"error: {said}", err=True)
+        else:  # a defect of ours, whose status of 1 would mean that verify found something
+            traceback.print_exc()
     sys.exit(REFUSED)

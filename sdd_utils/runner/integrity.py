@@ -5,7 +5,7 @@ import logging
 import re
 from pathlib import Path
 
-from sdd_utils.errors import Damaged
+from sdd_utils.errors import Damaged, printable
 from sdd_utils.files import sha256, write_bytes
 
 SUMS = "SHA256SUMS"  # of a finished run's files, as ``sha256sum -c`` reads it; written last, it marks the end
@@ -83,7 +83,7 @@ def quarantine(path: Path, why: str) -> None:
             aside = path.with_name(f"{path.name}.damaged-{n}")
         path.rename(aside)
         renamed = f"renamed to {aside.name}, "
-    log.warning(f"warning: {path}: {why}; {renamed}it will be made again")
+    log.warning(printable(f"warning: {path}: {why}; {renamed}it will be made again"))
 
 
 def is_quarantined(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """How far a sweep is: one bar with an ETA, in JupyterLab, in a terminal, or in a log."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable
@@ -10,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sdd_utils.config import Experiment
+from sdd_utils.errors import ConfigError, printable
 from sdd_utils.metrics.flops import curve_flops
 
 POLL_SECONDS = 0.5
@@ -25,7 +27,10 @@ def bar_of_this_place() -> tuple[type[tqdm], float]:
         from tqdm.notebook import tqdm as widget
 
         return widget, POLL_SECONDS
-    return tqdm, POLL_SECONDS if sys.stderr.isatty() else float(os.environ.get("SDD_LOG_SECONDS", LOG_SECONDS))
+    seconds = os.environ.get("SDD_LOG_SECONDS") or str(LOG_SECONDS)
+    if not re.fullmatch(r"\d+(\.\d+)?", seconds):
+        raise ConfigError(f"SDD_LOG_SECONDS: should be a number of seconds (got {seconds!r})")
+    return tqdm, POLL_SECONDS if sys.stderr.isatty() else float(seconds)
 
 
 class Progress:
@@ -63,7 +68,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-        self.bar.write(text, file=sys.stderr)
+        self.bar.write(printable(text), file=sys.stderr)
 
     def close(self) -> None:
         """Draw the bar a last time."""

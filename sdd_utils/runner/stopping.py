@@ -1,15 +1,18 @@
 """When to stop: at a deadline, or on a signal. Asked between epochs, so that a run can save its state and leave."""
 
 import math
+import os
 import signal
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import pandas as pd
 
 from sdd_utils.errors import ConfigError
 
+STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)  # beside Ctrl-C
 _asked: list[str] = []  # the signals that have asked this process to stop
 
 
@@ -20,7 +23,30 @@ def must_stop(deadline: float, needed: float = 0.0) -> bool:
 
 def note_signal(number: int, _frame: object = None) -> None:
     """A signal handler that asks this process to stop at the next epoch's end."""
+    if number == signal.SIGHUP:
+        leave_terminal()
     _asked.append(signal.Signals(number).name)
+
+
+def heed(number: int, handler: Callable) -> object:
+    """Handle a signal, unless it is SIGHUP and nohup has it ignored. Returns what handled it before."""
+    if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+        return signal.SIG_IGN
+    return signal.signal(number, handler)
+
+
+def leave_terminal() -> None:
+    """Have nothing written to a terminal that is closed, since that fails."""
+    for stream in (1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(stream).st_mode):
+                silence(stream)
+
+
+def silence(stream: int) -> None:
+    """Have what is written to this file descriptor go nowhere."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream)
 
 
 @contextmanager
@@ -35,7 +61,7 @@ def unasked() -> Iterator[list[str]]:
 
 @contextmanager
 def stop_on_signals() -> Iterator[list[str]]:
-    """Have Ctrl-C, SIGTERM and SIGUSR1 ask this process to stop; a second Ctrl-C interrupts at once.
+    """Have Ctrl-C and STOPPING ask this process to stop; a second Ctrl-C interrupts at once.
 
     Yields the signals received so far, none yet. Outside the main thread, Python has no signals.
     """
@@ -48,7 +74,7 @@ def stop_on_signals() -> Iterator[list[str]]:
     with unasked() as received:
         before = {}
         with suppress(ValueError):
-            before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+            before = {number: heed(number, stop) for number in (signal.SIGINT, *STOPPING)}
         try:
             yield received
         finally:

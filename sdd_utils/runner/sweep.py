@@ -15,7 +15,7 @@ from filelock import SoftFileLease
 
 from sdd_utils.config import Experiment
 from sdd_utils.data import check_data
-from sdd_utils.errors import Busy, ConfigError, NoSpace, Stopped, SweepStopped, WorkerLost
+from sdd_utils.errors import Busy, ConfigError, NoSpace, Stopped, SweepStopped, WorkerLost, too_little_memory
 from sdd_utils.files import make_folder, write_bytes, write_csv
 from sdd_utils.metrics.energy import check_country
 from sdd_utils.metrics.flops import curve_flops
@@ -84,9 +84,9 @@ def run_sweep(
     """Run what is not finished, and the teachers it needs, into ``folder``; ``run`` is what a worker does for each.
 
     A failed experiment stops its own students and nothing else; one whose machine died is taken up again; one that
-    another sweep is training is left to it. After ``seconds``, and on Ctrl-C, SIGTERM or SIGUSR1, all runs save their
-    state at the end of the epoch. Raises SweepStopped when a worker process of this machine died, NoSpace when the disk
-    is full, ConfigError when ``folder`` cannot be written, DataError when a dataset is missing or damaged.
+    another sweep is training is left to it. After ``seconds``, on Ctrl-C and on the signals of STOPPING, all runs save
+    their state at the end of the epoch. Raises SweepStopped when a worker process of this machine died, NoSpace when
+    the disk is full, ConfigError when ``folder`` cannot be written, DataError when a dataset is missing or damaged.
     """
     deadline = time.time() + seconds if seconds else math.inf
     check_data(experiments)
@@ -207,7 +207,7 @@ class Sweep:
         elif isinstance(error, (BrokenExecutor, NoSpace, SweepStopped)):
             raise error
         else:
-            self.failed[run] = f"{type(error).__name__}: {error}"
+            self.failed[run] = too_little_memory(error) or f"{type(error).__name__}: {error}"
             self.progress.say(f"failed: {run}: {self.failed[run]}")
 
 

@@ -1,6 +1,8 @@
 """Worker processes on this machine: they start beside the sweep, stop with it, and know its signals."""
 
+import errno
 import os
+import shutil
 import signal
 import threading
 import time
@@ -12,12 +14,13 @@ from typing import Protocol
 from loky import ProcessPoolExecutor, cpu_count, get_reusable_executor
 from loky.backend import resource_tracker as loky_tracker
 
-from sdd_utils.errors import ConfigError
+from sdd_utils.errors import ConfigError, SweepStopped
 from sdd_utils.execution import visible_gpus
 from sdd_utils.metrics.energy import AT_A_TIME, ON_ONE_GPU
-from sdd_utils.runner.stopping import note_signal
+from sdd_utils.runner.stopping import STOPPING, heed, note_signal
 
-SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+SIGNALS = {signal.SIGINT, *STOPPING}
+SHARED_MEMORY = "/dev/shm"  # where Linux has it
 
 
 class Executor(Protocol):
@@ -90,6 +93,12 @@ def local_workers(workers: int | None = None, device: str = "cpu", gpu_share: fl
             pools = [ProcessPoolExecutor(number, **how) for how in start]
         for pool in pools * number:
             pool.submit(_warm_up)
+    except OSError as error:
+        if error.filename or error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENOENT):
+            raise
+        free = shutil.disk_usage(SHARED_MEMORY).free if os.path.exists(SHARED_MEMORY) else 0
+        need = f"workers need a few kB of shared memory, and {free / 1000:.0f} kB are free"
+        raise SweepStopped(f"{SHARED_MEMORY}: {error.strerror}: {need}; make room there, or make it writable") from None
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return LocalWorkers(pools, number)
@@ -118,8 +127,8 @@ def experiments_a_gpu(gpu_share: float | None, device: str) -> int:
         return 1
     if not device.startswith("cuda"):
         raise ConfigError(f"gpu-share: {gpu_share:g} was given, but the device is {device}")
-    if not 0 < gpu_share <= 1:
-        raise ConfigError(f"gpu-share: should be more than 0 and at most 1 (got {gpu_share:g})")
+    if not 0.01 <= gpu_share <= 1:
+        raise ConfigError(f"gpu-share: should be from 0.01 to 1 (got {gpu_share:g})")
     return int(1 / gpu_share + 1e-9)
 
 
@@ -134,8 +143,8 @@ def _start_worker(parent: int, at_a_time: int, on_one_gpu: int, gpu: str | None)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the sweep decides what it means
-    for number in (signal.SIGTERM, signal.SIGUSR1):  # Slurm sends these to every process of a step
-        signal.signal(number, note_signal)
+    for number in STOPPING:  # Slurm sends them to every process of a step, and a terminal that is closed does
+        heed(number, note_signal)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 

@@ -1,8 +1,10 @@
 """What a person can get wrong, and the one line that tells them: through the command line, with exit status 2."""
 
 import json
+import re
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -255,6 +257,7 @@ YAML = [  # what stands there to a person is not what YAML makes of it
     ("- 0.3", "- 00", f"architectures.mlp.noise_rates: {PLAIN} (got 00)"),
     ("about: x", "about: no", f"about: {PLAIN} (got no)"),
     ("about: x", "about: 2024-01-01", "about: input should be a valid string (got datetime.date(2024, 1, 1))"),
+    ("base: {}", 'base: {"\\e[2J": 1}', "mine: architectures.mlp: \\x1b[2J: unknown field"),
     ("base: {}", "base: {on: 1}", f"{PLAIN} (got on)"),
     # Few lines that stand for very much, and lists that lead back to themselves
     ("about: x", f"about: [{', '.join(LISTS)}]", "about: has more than 100000 values, what aliases stand for included"),
@@ -298,7 +301,10 @@ OPTIONS = [
         ("run", "--profile", "mine", "--only", "size=3"),
         "only: 'size=3' is not field=value; the fields are arch, dataset, method",
     ),
-    (("run", "--profile", "mine", "--workers", "0"), "Invalid value for '--workers': 0 is not in the range x>=1."),
+    (
+        ("run", "--profile", "mine", "--workers", "0"),
+        "Invalid value for '--workers': 0 is not in the range 1<=x<=1000.",
+    ),
     (
         ("run", "--profile", "mine", "--time-budget", "9"),
         "time-budget: '9' is not a duration such as 90s, 9m, 1h30m or 2d",
@@ -312,6 +318,18 @@ OPTIONS = [
     (("status", "--profile", "mine", "--results", "/nowhere"), "results: there is no folder /nowhere"),
     (("verify", "--profile", "mine", "--results", "/nowhere"), "results: there is no folder /nowhere"),
     (("export", "--profile", "mine", "--results", "/nowhere"), "results: there is no folder /nowhere"),
+    (("run", "--profile", "mine", "--workers", "9" * 400), f"{'9' * 400} is not in the range 1<=x<=1000."),
+    (("run", "--profile", "mine", "--only", "noise_rate=0.31"), "only: no run has noise_rate=0.31; there are 0.3"),
+    (("run", "--profile", "mine", "--time-budget", "1e400d"), "time-budget: '1e400d' is not a duration such as 90s"),
+    # An empty variable, which would mean the working directory
+    (("run", "--profile", "mine", "--results", ""), "Invalid value for '--results': it is empty"),
+    (("data", "--dataset", "digits", "--root", ""), "Invalid value for '--root': it is empty"),
+    (("export", "--profile", "mine", "--out", ""), "Invalid value for '--out': it is empty"),
+    # Control characters, which a terminal obeys
+    (("status", "--profile", "mine", "--results", "/nowhere\x1b[2J"), "results: there is no folder /nowhere\\x1b[2J"),
+    (("status", "--profile", "mine\x07"), "profile: there is no 'mine\\x07'"),
+    (("status", "--profile", "mine", "--results", "/\u202e\udcff"), "results: there is no folder /\\u202e\\udcff"),
+    (("\x1b]0;title",), "No such command '\\x1b]0;title'."),
     (("run", "--profile", "mine", "--results", "/proc/sdd"), "results: /proc/sdd/mine cannot be written ("),
     (
         ("run", "--profile", "mine", "--results", "/dev/null"),
@@ -323,6 +341,33 @@ OPTIONS = [
 @pytest.mark.parametrize(("arguments", "message"), OPTIONS)
 def test_options(say, arguments, message):
     assert message in say(*arguments)
+
+
+@pytest.mark.parametrize("command", ["status", "export"])
+def test_the_home_folder_is_known_by_its_sign(say, tmp_path, monkeypatch, command):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert say(command, "--profile", "mine", "--results=~/out") == f"results: there is no folder {tmp_path}/out"
+
+
+def test_an_environment_that_means_no_number(say, tmp_path, monkeypatch):
+    monkeypatch.setenv("SDD_LOG_SECONDS", "often")
+    assert say(*mine(tmp_path)) == "SDD_LOG_SECONDS: should be a number of seconds (got 'often')"
+
+
+MEMORY = {
+    "of Python": lambda: bytes(10**15),
+    "of numpy": lambda: np.empty(10**15),
+    "of torch": lambda: torch.empty(10**15),
+}
+
+
+@pytest.mark.parametrize("where", ["in a run", "in a command"])
+@pytest.mark.parametrize("kind", MEMORY)
+def test_too_little_memory_is_said_in_one_line(say, tmp_path, monkeypatch, where, kind):
+    place = "sdd_utils.runner.run.load" if where == "in a run" else "sdd_utils.runner.sweep.check_data"
+    monkeypatch.setattr(place, lambda *_: MEMORY[kind]())
+    said = say(*mine(tmp_path))
+    assert re.search(r"there is too little memory( for another [\d.]+ \w+)?; fewer --workers, a smaller width or", said)
 
 
 def test_results_that_are_not_there(say, tmp_path):

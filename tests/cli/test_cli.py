@@ -2,9 +2,11 @@
 
 import io
 import os
+import pty
 import shutil
 import signal
 import socket
+import sys
 import threading
 import time
 
@@ -17,12 +19,12 @@ from benchmarks.threads import Threads
 from sdd_utils import pruning_loop
 from sdd_utils.cli.commands import main
 from sdd_utils.config import Experiment
-from sdd_utils.errors import DIFFERENT, INTERRUPTED, REFUSED, REQUEUE, Busy, Stopped
+from sdd_utils.errors import DIFFERENT, INTERRUPTED, NO_READER, REFUSED, REQUEUE, Busy, Stopped
 from sdd_utils.profiles import load_profile
 from sdd_utils.runner.integrity import is_final
-from sdd_utils.runner.locks import claimed
+from sdd_utils.runner.locks import claimed, lease, try_acquire
 from sdd_utils.runner.run import finished, run_experiment
-from sdd_utils.runner.stopping import must_stop, parse_duration
+from sdd_utils.runner.stopping import must_stop, parse_duration, stop_on_signals
 from sdd_utils.runner.sweep import run_sweep
 from sdd_utils.study import Study
 from sdd_utils.tables import LEVEL_COLUMNS, MEASURED_ON_THE_CLOCK
@@ -256,9 +258,13 @@ def runs_of(home, exp):
     return home / "runs" / "mine" / exp.run_id
 
 
-@pytest.mark.parametrize(("number", "status"), [("SIGTERM", REQUEUE), ("SIGUSR1", REQUEUE), ("SIGINT", INTERRUPTED)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [("SIGTERM", REQUEUE), ("SIGUSR1", REQUEUE), ("SIGHUP", REQUEUE), ("SIGINT", INTERRUPTED)],
+)
 def test_signals_stop_at_the_end_of_an_epoch(home, command, monkeypatch, number, status):
     train = pruning_loop.train_level
+    monkeypatch.setattr("sdd_utils.runner.stopping.leave_terminal", dict)  # that of the tests stays
 
     def signalled(*args):
         if args[3] == 1:
@@ -295,6 +301,63 @@ def test_derived_files_that_are_damaged_stop_no_training_and_no_verdicts(home, c
     written.assign(measured="a little", ci_low="less", ci_high="more").to_csv(reference, index=False)
     code, printed = command("claims")
     assert (code, "cannot be compared with the committed verdicts: " in printed) == (0, True)
+
+
+HUNG_UP = """
+import sys, time
+from sdd_utils.runner.stopping import must_stop, stop_on_signals
+
+with stop_on_signals() as received:
+    print("ready", flush=True)
+    while not must_stop(float("inf")):
+        time.sleep(0.01)
+    print("said to nobody", flush=True)
+    print("said to nobody", file=sys.stderr)
+    sys.exit(75)
+"""
+
+
+def test_a_terminal_that_is_closed_stops_a_sweep_like_any_other_signal():
+    process, terminal = pty.fork()
+    if not process:
+        os.execv(sys.executable, [sys.executable, "-c", HUNG_UP])
+    assert b"ready" in os.read(terminal, 100)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == REQUEUE
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signals() as received:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert received == []
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("name", ["status", "verify", "export"])
+def test_a_reader_that_has_gone_is_not_a_difference_found(home, command, trained, monkeypatch, name):
+    shutil.copytree(trained, home / "runs" / "mine")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as nobody:
+        monkeypatch.setattr("sys.stdout", nobody)
+        assert command(name)[0] == NO_READER
+
+
+def test_names_from_a_lock_are_printed_without_what_a_terminal_obeys(home, command, monkeypatch):
+    run = runs_of(home, load_profile("mine").experiments()[0])
+    with monkeypatch.context() as patch:
+        patch.setattr("socket.gethostname", lambda: "host\x1b[2J")
+        lock = lease(run)
+        assert try_acquire(lock)
+    try:
+        printed = command("status", "--only", "seed=0")[1]
+    finally:
+        lock.release()
+    assert "running" in printed
+    assert "\x1b" not in printed
 
 
 def test_a_run_that_may_not_begin_leaves_everything_as_it_is(small, tmp_path):

@@ -4,7 +4,7 @@ from conftest import SMALL, SMALL_VIT
 from sdd_utils.config import Experiment
 from sdd_utils.errors import ConfigError
 from sdd_utils.models import ARCHITECTURES
-from sdd_utils.profiles import PROFILES, load_profile
+from sdd_utils.profiles import PROFILES, load_profile, select
 
 TEACHER = {"rule": "dense", "experiment": SMALL}
 WRONG = [
@@ -106,6 +106,16 @@ def test_a_number_too_long_to_be_written_out_is_refused_by_its_field(small, digi
     assert seed.startswith("seed: input should be less than or equal to 1000000000 (got ")
     assert levels.startswith("levels: input should be less than or equal to 1000 (got ")
     assert len(levels) < 120
+
+
+def test_numbers_of_a_selection_are_compared_as_numbers(small):
+    experiments = [small(noise_rate=rate, weight_decay=decay) for rate in (0.3, 0.5) for decay in (1e-4, 1.0)]
+    for only, chosen in [
+        ("noise_rate=0.30", [0, 1]),
+        ("weight_decay=1e-4", [0, 2]),
+        ("seed=00,weight_decay=1", [1, 3]),
+    ]:
+        assert select(experiments, only) == [experiments[i] for i in chosen]
 
 
 def test_two_wrong_fields_give_two_lines():

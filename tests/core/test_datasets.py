@@ -4,6 +4,8 @@ import hashlib
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from sdd_utils.cli.commands import main
 from sdd_utils.data import load
 from sdd_utils.datasets import DATA, DATASETS, Human, cifar10, digits, human_labels, mnist
 from sdd_utils.errors import DataError
+from sdd_utils.files import ROOT
 
 
 @pytest.fixture
@@ -229,6 +232,14 @@ def test_human_labels_that_came_cut_are_not_kept(root, say, monkeypatch):
     monkeypatch.setattr(torchvision.datasets.utils, "download_url", cut)
     assert say("cifar10n").startswith("cifar10n: cannot be downloaded (what came is cut or changed); put CIFAR-10_hum")
     assert not list(path.parent.iterdir())
+
+
+@pytest.mark.parametrize(("given", "meant"), [("", ROOT / "data"), ("~/images", "/home/me/images"), ("/a/b", "/a/b")])
+def test_the_folder_of_datasets_is_the_one_that_the_environment_means(given, meant):
+    code = [sys.executable, "-c", "from sdd_utils.datasets import DATA; print(DATA)"]
+    environment = os.environ | {"SDD_DATA": given, "HOME": "/home/me"}
+    shown = subprocess.run(code, env=environment, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert shown == f"{meant}\n"
 
 
 CONTENT = [

@@ -1,4 +1,6 @@
+import errno
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -6,7 +8,7 @@ import time
 import pytest
 from conftest import HANG
 
-from sdd_utils.errors import ConfigError
+from sdd_utils.errors import ConfigError, SweepStopped
 from sdd_utils.metrics.energy import AT_A_TIME, ON_ONE_GPU
 from sdd_utils.runner import workers
 
@@ -81,8 +83,10 @@ def _where(go):
     ("given", "said"),
     [
         ((None, "cpu", 0.5), "gpu-share: 0.5 was given, but the device is cpu"),
-        ((None, "cuda", 0.0), "gpu-share: should be more than 0 and at most 1 (got 0)"),
-        ((None, "cuda", 2.0), "gpu-share: should be more than 0 and at most 1 (got 2)"),
+        ((None, "cuda", 0.0), "gpu-share: should be from 0.01 to 1 (got 0)"),
+        ((None, "cuda", 1e-9), "gpu-share: should be from 0.01 to 1 (got 1e-09)"),
+        ((None, "cuda", float("nan")), "gpu-share: should be from 0.01 to 1 (got nan)"),
+        ((None, "cuda", 2.0), "gpu-share: should be from 0.01 to 1 (got 2)"),
         ((3, "cuda", None), "workers: 3 cannot be shared out evenly among 2 GPUs"),
         ((4, "cuda", 0.5), "workers: 4 and gpu-share 0.5 say the same thing twice; give one of them"),
     ],
@@ -92,3 +96,16 @@ def test_what_cannot_be_shared_out_is_refused(monkeypatch, given, said):
     with pytest.raises(ConfigError) as error:
         workers.local_workers(*given)
     assert str(error.value) == said
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_shared_memory_that_workers_cannot_have_is_named(monkeypatch, number):
+    def full(*_, **__):
+        raise OSError(number, os.strerror(number))  # as a semaphore's, which names no file
+
+    monkeypatch.setattr(workers, "get_reusable_executor", full)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    said = rf"/dev/shm: {os.strerror(number)}: workers need a few kB of shared memory, and \d+ kB are free; make room"
+    with pytest.raises(SweepStopped, match=said):
+        workers.local_workers(1)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before

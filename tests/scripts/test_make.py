@@ -109,6 +109,16 @@ def test_parameters_are_passed_as_they_are_and_what_is_said_on_stderr_is_shown(e
     assert (tmp_path / "out" / "done.ipynb").exists()
 
 
+def test_clean_says_what_it_leaves_where_the_runs_are_elsewhere(make, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "runs").symlink_to(tmp_path / "elsewhere")
+    ended = make("clean")
+    assert f"results/runs is a link, which is removed; the runs are left in {tmp_path / 'elsewhere'}" in ended.stdout
+    assert not (tmp_path / "results" / "runs").is_symlink()
+    assert "left" not in make("clean").stdout
+
+
 SHOWN = """
 import json, os, sys, jupyter_client.kernelspec
 spec = jupyter_client.kernelspec.KernelSpecManager().get_kernel_spec("python3")

@@ -72,7 +72,11 @@ def training_flops(exp: Experiment, epochs: int, density: Density = None, teache
     return flops
 
 
+def level_flops(exp: Experiment) -> list[float]:
+    """FLOPs of each level, pruned weights counted as if they were there."""
+    return [training_flops(exp, exp.epochs_of(level)) for level in range(exp.levels + 1)]
+
+
 def curve_flops(exp: Experiment, levels: int | None = None) -> float:
-    """FLOPs of the first so many levels (all by default), pruned weights counted as if they were there."""
-    levels = exp.levels + 1 if levels is None else levels
-    return sum(training_flops(exp, exp.epochs_of(level)) for level in range(levels))
+    """``level_flops`` of the first so many levels, by default of all."""
+    return sum(level_flops(exp)[:levels])

@@ -6,13 +6,14 @@ import sys
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 
 from tqdm import tqdm
 
 from sdd_utils.config import Experiment
 from sdd_utils.errors import ConfigError, printable
-from sdd_utils.metrics.flops import curve_flops
+from sdd_utils.metrics.flops import level_flops
 
 POLL_SECONDS = 0.5
 LOG_SECONDS = 30.0  # between two lines of progress in a log file, where no line can be drawn over
@@ -41,7 +42,7 @@ class Progress:
         self.tables = {e.run_id: folder / e.run_id / "levels.csv" for e in experiments}
         self.levels = {e.run_id: e.levels + 1 for e in experiments}
         self.done = dict.fromkeys(self.tables, 0)
-        self.flops = {e.run_id: [curve_flops(e, n) for n in range(e.levels + 2)] for e in experiments}
+        self.flops = {e.run_id: list(accumulate(level_flops(e), initial=0.0)) for e in experiments}
         total = sum(flops[-1] for flops in self.flops.values())
         bar, self.interval = bar_of_this_place()
         self.bar = bar(total=total, bar_format="{percentage:3.0f}% {bar} {elapsed}, {remaining} left{postfix}")

@@ -4,6 +4,7 @@ from torch import nn
 
 from sdd_utils.metrics.flops import FlopCount, curve_flops, flop_count, training_flops
 from sdd_utils.pruning import new_network, prune
+from sdd_utils.runner.progress import Progress
 
 
 def test_flops_of_an_mlp_are_those_counted_by_hand(small):
@@ -101,3 +102,11 @@ def test_a_network_that_no_memory_has_room_for_is_counted_without_being_made(sma
     base = SMALL_VIT if arch == "vit" else {}
     exp = small(**({"base": base} if base else {}), **({"arch": arch, "width": 1_000_000} | vit))
     assert curve_flops(exp) > 1e14
+
+
+def test_the_work_of_a_bar_grows_with_the_levels_and_not_with_their_square(small, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("sdd_utils.metrics.flops.training_flops", lambda *_: asked.append(0) or 1.0)
+    bar = Progress([small(levels=1000)], tmp_path)
+    bar.close()
+    assert bar.bar.total == len(asked) == 1001

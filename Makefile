@@ -9,7 +9,7 @@ RUN := $(VENV)/bin/python -m
 READY := $(VENV)/.ready
 UV := 0.13.9
 # Notebooks start this Python, whatever kernels there are on the machine, and pip installs into .venv alone.
-export JUPYTER_PATH := $(abspath $(VENV))/share/jupyter:$(JUPYTER_PATH)
+export JUPYTER_PATH := $(abspath $(VENV))/share/jupyter$(addprefix :,$(JUPYTER_PATH))
 export PIP_USER := 0
 unexport PIP_TARGET PIP_PREFIX
 

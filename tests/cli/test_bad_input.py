@@ -130,7 +130,7 @@ SETTINGS = [
         {"batch_size": 1e300},
         "batch_size: unable to parse input string as an integer, exceeded maximum size (got 1e+300)",
     ),
-    ({"crop_padding": 10**9}, "crop_padding: should be at most digits's 8 pixels a side"),
+    ({"crop_padding": 10**9}, "crop_padding: input should be less than or equal to 32 (got 1000000000)"),
     ({"vit": {"depth": 10**6}}, "vit.depth: input should be less than or equal to 1000 (got 1000000)"),
     ({"temperature": 1e308}, "temperature: input should be less than or equal to 1000000 (got 1e+308)"),
     ({"lr": "1e400"}, "lr: input should be a finite number (got '1e400')"),

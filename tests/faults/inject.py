@@ -20,17 +20,19 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import psutil
 from safetensors import safe_open
+from safetensors.torch import save_file
 from tqdm import tqdm
 
 from sdd_utils.files import read_csv, write_csv, write_json
-from sdd_utils.runner.integrity import is_final, is_quarantined, own_files, verify
+from sdd_utils.runner.checkpoints import _digest
+from sdd_utils.runner.integrity import SUMS, finalise, is_final, is_quarantined, own_files, verify
 from sdd_utils.runner.provenance import provenance
 from sdd_utils.tables import MEASURED_ON_THE_CLOCK
 
@@ -45,6 +47,7 @@ KINDS = [
     *[f"{how} a file, then SIGKILL to all" for how in ("flip a byte of", "remove")],  # and kill the repair
     *["time budget", "full disk", "full disk", "two rivals", "three rivals, one killed"],
     *["SIGKILL to all, then exchanges refused", "foreign entries live"],
+    *["forge a file ", "SIGSTOP to a worker after a save, then SIGCONT"],
 ]
 REFUSING = Path(__file__).with_name("refusing")  # what a sweep's file system cannot do, see there
 FOREIGN = (".ipynb_checkpoints/levels-checkpoint.csv", ".bashrc.1", "drafts/levels.csv", "notes.txt")
@@ -152,8 +155,8 @@ def damage(folder: Path, how: str, rng: random.Random) -> str | None:
     """Damage one file of a random run; returns the run's name, or None when there is nothing to damage."""
     files = [path for path in sorted(folder.glob("smoke/*/*")) if path.is_file() and not path.name.startswith(".")]
     files = [path for path in files if not is_quarantined(path) and path.name not in FOREIGN]
-    if how == "add half a row to":
-        files = [path for path in files if path.suffix == ".csv"]
+    if suffix := {"add half a row to": ".csv", "forge": ".safetensors"}.get(how):
+        files = [path for path in files if path.suffix == suffix]
     if not files:
         return None
     path = rng.choice(files)
@@ -161,6 +164,8 @@ def damage(folder: Path, how: str, rng: random.Random) -> str | None:
         size = path.stat().st_size
         if how == "remove":
             path.unlink()
+        elif how == "forge":
+            forge(path)
         elif how == "cut":
             os.truncate(path, rng.randrange(size) if size else 0)
         elif how == "add half a row to":
@@ -176,6 +181,30 @@ def damage(folder: Path, how: str, rng: random.Random) -> str | None:
     except FileNotFoundError:  # the sweep was faster
         return None
     return path.parent.name
+
+
+def forge(path: Path) -> None:
+    """Put a weight that is no number into a state, and make all checksums right."""
+    with safe_open(path, "pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    tensors["vector"][0] = float("nan")
+    del metadata["sha256"]
+    save_file(tensors, path, metadata | {"sha256": _digest(tensors, metadata)})
+    if (path.parent / SUMS).exists():
+        finalise(path.parent)
+
+
+def pause_after_a_save(sweep: subprocess.Popen, folder: Path, rng: random.Random) -> None:
+    """Stop a worker for a second as soon as a state is newer than the tables that are made of it, if that is seen."""
+    while sweep.poll() is None:
+        for state in folder.glob("smoke/*/level-*.safetensors"):
+            with suppress(FileNotFoundError):
+                if state.stat().st_mtime_ns > (state.parent / "levels.csv").stat().st_mtime_ns:
+                    strike(sweep, "SIGSTOP", "a worker", rng)
+                    time.sleep(1)
+                    return strike(sweep, "SIGCONT", "a worker", rng)
+        time.sleep(0.001)
+    return None
 
 
 def add_foreign_entries(folder: Path) -> None:
@@ -233,6 +262,11 @@ def inject(bench: Bench, part: str, kind: str, rng: random.Random) -> dict:
         time.sleep(moment)
         add_foreign_entries(bench.disturbed)
         code, said = end(sweeps[0])
+    elif kind.startswith("SIGSTOP"):
+        sweeps = [start(bench.disturbed, part)]
+        time.sleep(moment)
+        pause_after_a_save(sweeps[0], bench.disturbed, rng)
+        code, said = end(sweeps[0])
     else:
         number = {"two rivals": 2, "three rivals, one killed": 3}.get(kind, 1)
         sweeps = [start(bench.disturbed, part, workers=rng.choice([1, 1, 2])) for _ in range(number)]
@@ -261,6 +295,7 @@ def expected(kind: str) -> set[int]:
     for word, statuses in {
         "exchanges refused": {0},
         "foreign entries": {0},
+        "SIGSTOP": {0},
         "SIGKILL to a worker": {0, 2},
         "SIGKILL": {0, -signal.SIGKILL},
         "SIGTERM": {0, 75, -signal.SIGTERM},

@@ -12,12 +12,14 @@ UV := 0.13.9
 export JUPYTER_PATH := $(abspath $(VENV))/share/jupyter$(addprefix :,$(JUPYTER_PATH))
 export PIP_USER := 0
 unexport PIP_TARGET PIP_PREFIX
+# Nor do the user's start-up files run before our notebooks; in JupyterLab they do.
+reproduce test notebooks: export IPYTHONDIR := $(abspath $(VENV))/ipython
 
 RESULTS ?= results/runs
 EXECUTED := $(RESULTS)/$(PROFILE)/notebooks
 PACKAGE = $(shell find sdd_utils -name '*.py')
 EXPORTED := $(RESULTS)/$(PROFILE)/deployment.csv
-TRAINING := 01_% 02_% 03_% 06_%
+TRAINING := 01_% 02_% 03_% 06_% 08_%
 # Our notebooks, not whatever lies in the folder: those of PROFILE, and all
 listed = $(or $(shell $(RUN) scripts.notebooks $1),$(error error: there is no list of notebooks, see above))
 LISTED = $(call listed,--profile $(PROFILE) --under $(EXECUTED))

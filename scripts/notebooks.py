@@ -13,19 +13,21 @@ NOTEBOOKS = {
     "02_l2_sweep": "always",
     "03_distillation": "distils",
     "06_tau_alpha": "tunes",
+    "08_mnist": "mnist",
     "00_tour": "always",
     "04_cost": "distils",
     "05_choose": "always",
     "09_claims": "always",
-    "07_cifar10": "its own",
+    "07_cifar10": "several",
 }
 """Our notebooks (the folder may hold others) in the order in which they are executed, those that train first, and of
-which profiles each speaks."""
+which profiles each speaks: of all, of a kind, of several that it names itself, or of the one that is named here."""
 
 
 def notebooks_of(profile: Profile) -> list[str]:
     """The names of those that have something to say of a profile: of one that tunes τ and α, 06 alone."""
     kinds = {"tunes"} if profile.tunes else {"always", "distils"} if profile.distils else {"always"}
+    kinds.add(profile.profile)
     return [name for name, kind in NOTEBOOKS.items() if kind in kinds]
 
 

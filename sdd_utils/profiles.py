@@ -105,8 +105,8 @@ class Profile(Settings):
 
     @property
     def distils(self) -> bool:
-        """Whether there are students."""
-        return any(plan.distillation for plan in self.architectures.values())
+        """Whether there are students that are trained to the end, as the vanilla curves are."""
+        return any("patience" not in d.settings for plan in self.architectures.values() for d in plan.distillation)
 
     def experiments(self) -> list[Experiment]:
         """Every experiment, each once. Raises ConfigError naming the architecture and the field that is wrong."""

@@ -10,9 +10,10 @@ import nbformat
 import pytest
 
 from scripts.execute import execute_command
-from scripts.notebooks import NOTEBOOKS
+from scripts.notebooks import NOTEBOOKS, notebooks_of
 from sdd_utils.cli.commands import main
 from sdd_utils.files import ROOT
+from sdd_utils.profiles import load_profile
 
 # In place of .venv/bin/python -m: notebooks and packages are told apart as ever, the rest is said or done in brief.
 RUN = f"""
@@ -59,7 +60,7 @@ def test_one_notebook_that_fails_does_not_stop_the_others(make, tmp_path):
     done = {path.stem for path in (tmp_path / "results" / "runs" / "smoke" / "notebooks").iterdir()}
     assert ended.returncode == 2
     assert "01_baseline.ipynb] Error 1" in ended.stderr
-    assert done == {*NOTEBOOKS} - {"01_baseline", "06_tau_alpha", "07_cifar10"}
+    assert done == {*notebooks_of(load_profile("smoke"))} - {"01_baseline"}
 
 
 def test_without_a_list_of_notebooks_make_does_nothing(make):
@@ -137,3 +138,13 @@ def test_settings_of_the_user_bring_in_no_other_python(make, tmp_path):
     argv, environment = json.loads(ended.stdout)
     assert argv[:3] == ["python", "-m", "ipykernel_launcher"]  # for jupyter_client this means the Python that asks
     assert environment == {"PIP_USER": "0", "PIP_TARGET": None, "PIP_PREFIX": None}
+
+
+def test_start_up_files_of_the_user_run_in_jupyterlab_alone(make, tmp_path):
+    (tmp_path / "run.sh").write_text('echo "$1 $IPYTHONDIR" >> said; echo notebooks/00_tour.ipynb')
+    for target in ("notebooks", "test", "reproduce", "lab"):
+        make(target, IPYTHONDIR="/home/user/.ipython")
+    said = dict(line.split() for line in (tmp_path / "said").read_text().splitlines())
+    ours = str(tmp_path / ".venv" / "ipython")
+    assert {said[command] for command in ("nbconvert", "pytest", "sdd_utils")} == {ours}
+    assert said["jupyterlab"] == "/home/user/.ipython"

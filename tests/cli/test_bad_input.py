@@ -113,12 +113,6 @@ SETTINGS = [
     (HUMAN | {"human_labels": "best"}, "human_labels: cifar10n has worse_label, aggre_label, random_label1"),
     (HUMAN, "noise_rate: must be 0.4021 for worse_label, the share that people got wrong"),
     ({"train_subset": 1001}, "train_subset: 1001 images are more than the 1000 of digits"),
-    ({"val_share": 0.0001}, "val_share: 0.0001 of 1000 images leaves none for validation"),
-    ({"val_share": 0.9999}, "val_share: 0.9999 of 1000 images leaves none for training"),
-    ({"train_subset": 1}, "val_share: 0.2 of 1 images leaves none for validation"),
-    ({"train_subset": 2}, "val_share: 0.2 of 2 images leaves none for validation"),
-    ({"train_subset": 3, "val_share": 0.5}, "noise_rate: 0.3 of 1 training images is not one wrong label"),
-    ({"weight_decay": 1.0000000001e-4}, "weight_decay: should have six significant digits at most, as tables have"),
     ({"test_subset": 0}, "test_subset: input should be greater than or equal to 1 (got 0)"),
     ({"amp": "bf16"}, "amp: input should be a valid boolean"),
     ({"learning_rate": 0.1}, "learning_rate: unknown field; the fields are seed, dataset, train_subset"),
@@ -155,19 +149,6 @@ def test_settings(say, tmp_path, change, message):
 GRID = [
     (profile(noise_rates=[0.3, 1.0]), "mine: architectures.mlp: noise_rate: input should be less than 1 (got 1.0)"),
     (profile(noise_rates=[0.3, -0.1]), "noise_rate: input should be greater than or equal to 0 (got -0.1)"),
-    (profile(noise_rates=[0.3, 0.0001]), "noise_rate: 0.0001 of 800 training images is not one wrong label"),
-    (profile("lenet", MLP | {"width": 2}), "architectures.lenet: width: 2 is too narrow for lenet, which needs 3"),
-    (
-        profile("vgg_like", MLP | {"width": 2, "batch_size": 47}),
-        "vgg_like: batch_size: of 47, the last of 800",
-    ),
-    (
-        profile(noise_rates=[0.3, 0.3000000001]),
-        "noise_rate: should have six significant digits",
-    ),
-    (profile(distillation=STUDENTS | {"alphas": [0.90000001]}), "alpha: should have six significant digits at most"),
-    (profile(distillation=STUDENTS | {"temperatures": []}), "distillation.0.temperatures: list should have at least 1"),
-    (profile(l2={"noise_rates": [], "weight_decays": [1]}), "l2.noise_rates: list should have at least 1 item"),
     (profile(noise_rates=[0.3, 0.3]), "digits-mlp16-sym0.3-vanilla-wd0.0001-s0-"),
     (
         profile(noise_rates=[0.2]),
@@ -285,6 +266,44 @@ def test_lists_whose_product_is_too_large(say, tmp_path):
     assert "mine: architectures.mlp: seeds: 1, times its lists, make more than 10000 runs; give fewer" in say(
         *mine(tmp_path)
     )
+
+
+NOTHING = [
+    (profile(settings=MLP | {"val_share": 0.0001}), "val_share: 0.0001 of 1000 images leaves none for validation"),
+    (profile(settings=MLP | {"val_share": 0.9999}), "val_share: 0.9999 of 1000 images leaves none for training"),
+    (profile(settings=MLP | {"train_subset": 1}), "val_share: 0.2 of 1 images leaves none for validation"),
+    (profile(settings=MLP | {"train_subset": 2}), "val_share: 0.2 of 2 images leaves none for validation"),
+    (profile(noise_rates=[0.3, 0.0001]), "noise_rate: 0.0001 of 800 training images is not one wrong label"),
+    (profile("lenet", MLP | {"width": 2}), "architectures.lenet: width: 2 is too narrow for lenet, which needs 3"),
+    (profile("vgg_like", MLP | {"batch_size": 47}), "batch_size: of 47, the last of 800 would be a batch of its own"),
+    (profile("resnet18", MLP | {"batch_size": 17}), "batch_size: of 17, the last of 800 would be a batch of its own"),
+    (profile(distillation=STUDENTS | {"temperatures": []}), "distillation.0.temperatures: list should have at least 1"),
+    (profile(l2={"noise_rates": [], "weight_decays": [1]}), "l2.noise_rates: list should have at least 1 item"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), NOTHING)
+def test_settings_that_are_valid_each_alone_and_come_to_nothing_together(say, tmp_path, content, message):
+    """No image, no wrong label, no unit, no run: refused by name before anything is trained."""
+    write_profile(tmp_path, content)
+    assert message in say(*mine(tmp_path))
+    assert not any((tmp_path / "runs").iterdir())
+
+
+ALIKE = [
+    (profile(noise_rates=[0.3, 0.3000000001]), "noise_rate: should have six significant digits at most"),
+    (profile(settings=MLP | {"weight_decay": 1.0000000001e-4}), "weight_decay: should have six significant digits"),
+    (profile(l2={"noise_rates": [0.3], "weight_decays": [1e-3, 1.00000001e-3]}), "weight_decay: should have six"),
+    (profile(distillation=STUDENTS | {"alphas": [0.9, 0.90000001]}), "alpha: should have six significant digits"),
+    (profile(distillation=STUDENTS | {"temperatures": [4, 4.0000001]}), "temperature: should have six significant"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), ALIKE)
+def test_numbers_that_are_two_in_a_profile_and_one_in_its_tables(say, tmp_path, content, message):
+    write_profile(tmp_path, content)
+    assert message in say(*mine(tmp_path))
+    assert not any((tmp_path / "runs").iterdir())
 
 
 OPTIONS = [

@@ -65,7 +65,7 @@ def test_a_sweep_its_status_and_a_plan_need_nothing_that_linux_alone_has(elsewhe
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 def test_the_list_of_targets_is_made_by_what_every_unix_has():
     """BSD's sed writes a t for \\t."""
-    said = subprocess.check_output(["make", "help"], cwd=ROOT, text=True).splitlines()
+    said = subprocess.check_output(["make", "--no-print-directory", "help"], cwd=ROOT, text=True).splitlines()
     assert any(line.split(maxsplit=1) == ["help", "this list"] for line in said)
     assert len({line.index(line.split(maxsplit=1)[1]) for line in said}) == 1
     assert "\\t/" not in (ROOT / "Makefile").read_text()

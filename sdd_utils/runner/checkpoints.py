@@ -89,12 +89,12 @@ def read(path: Path, exp: Experiment, net: SparseNetwork) -> tuple[dict[str, Ten
         raise Damaged(f"{path}: is a checkpoint of another experiment, {run_id}")
     if any(not row.keys() >= {*MEASURED} or row["level"] != level for level, row in enumerate(history.rows)):
         raise Damaged(f"{path}: its history is not one of levels 0, 1, 2, …, with all that is measured of each")
-    if path.name != CHECKPOINT and path != level_file(path.parent, history.levels - 1):
-        raise Damaged(f"{path}: is of level {history.levels - 1}")
     try:
         net.check_state(tensors)
     except ValueError as error:
         raise Damaged(f"{path}: {error}") from None
+    if path.name != CHECKPOINT and path != level_file(path.parent, history.levels - 1):
+        raise Damaged(f"{path}: is of level {history.levels - 1}")
     return tensors, history
 
 

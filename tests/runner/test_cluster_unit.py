@@ -210,7 +210,7 @@ def test_a_place_that_takes_no_folder_of_ray_is_named(refused, monkeypatch, tmp_
     [
         (("--device", "cuda:1"), "device: on a cluster it is cpu or cuda, and Ray chooses which GPU (got 'cuda:1')"),
         (("--gpu-share", "0.5"), "gpu-share: 0.5 was given, but the device is cpu"),
-        (("--gpu-share", "2", "--device", "cuda"), "gpu-share: should be more than 0 and at most 1 (got 2)"),
+        (("--gpu-share", "2", "--device", "cuda"), "gpu-share: should be from 0.01 to 1 (got 2)"),
     ],
 )
 def test_options_that_make_no_sense_on_a_cluster_are_refused(refused, options, said):

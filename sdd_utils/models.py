@@ -120,9 +120,8 @@ class Architecture:
 
 ARCHITECTURES = {
     "mlp": Architecture("MLP", 1e-4, mlp),  # ours, so it takes the convolutional networks' λ
-    "lenet": Architecture(
-        "LeNet-300-100", 0.0, lenet, prunes_last=False, least_width=3
-    ),  # He et al. have no weight decay
+    # He et al. have no weight decay
+    "lenet": Architecture("LeNet-300-100", 0.0, lenet, prunes_last=False, least_width=3),
     "resnet18": Architecture("ResNet-18", 1e-4, resnet18, batch_norm=True),
     "vit": Architecture("ViT", 0.03, vit, prunable=("Linear",)),
     "vgg_like": Architecture("VGG-like", 1e-4, vgg_like, batch_norm=True),

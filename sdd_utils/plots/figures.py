@@ -161,11 +161,12 @@ def weights(levels: pd.DataFrame, histograms: pd.DataFrame, remaining: tuple[flo
     fig, axes = plt.subplots(len(archs), len(remaining), figsize=(COLUMN * 2, 1.6 * len(archs) + 0.3), squeeze=False)
     for arch, row in zip(archs, axes, strict=True):
         by_rate = histograms[histograms["arch"] == arch].groupby("noise_rate")
-        rows = next(group for _, group in by_rate if group["weight_decay"].nunique() > 1)
+        rate, rows = next((rate, group) for rate, group in by_rate if group["weight_decay"].nunique() > 1)
+        decays = _two_decays(levels, arch, rate)
         for percent, ax in zip(remaining, row, strict=True):
             level = (np.log(100 * (1 - rows["sparsity"])) - np.log(percent)).abs().idxmin()
             at = rows[rows["level"] == rows.loc[level, "level"]]
-            for decay, colour in zip(_two_decays(levels, arch, at["noise_rate"].iat[0]), (BLUE, ORANGE), strict=True):
+            for decay, colour in zip(decays, (BLUE, ORANGE), strict=True):
                 histogram = at[at["weight_decay"] == decay].sort_values("bin")
                 density = histogram["count"] / histogram["count"].sum() / WEIGHT_BIN
                 centre = histogram["bin"] + WEIGHT_BIN / 2
@@ -173,7 +174,7 @@ def weights(levels: pd.DataFrame, histograms: pd.DataFrame, remaining: tuple[flo
                 style = {"color": colour, "alpha": 0.6, "lw": 0, "label": f"λ = {decay:g}"}
                 ax.bar(centre[inner], density[inner], WEIGHT_BIN, **style)
             left = 100 * (1 - at["sparsity"].iat[0])
-            ax.set_title(f"{setting_name(arch, at['noise_rate'].iat[0])}, {left:.2g} % left", fontsize=8)
+            ax.set_title(f"{setting_name(arch, rate)}, {left:.2g} % left", fontsize=8)
             ax.set_xlim(-limit, limit)
         row[0].legend(fontsize=6)
         row[0].set_ylabel("density")

@@ -23,11 +23,10 @@ from sdd_utils.distillation import TEACHERS, select_level
 from sdd_utils.errors import Damaged
 from sdd_utils.files import read_csv, write_bytes
 from sdd_utils.pruning import SparseNetwork, new_network
-from sdd_utils.runner.integrity import SUMS, is_final, quarantine, verify
+from sdd_utils.runner.integrity import ALWAYS, SUMS, is_final, quarantine, verify
 from sdd_utils.tables import LEVEL_COLUMNS, check_levels, levels_table
 
 CHECKPOINT = "checkpoint.safetensors"
-ALWAYS = ("config.json", "levels.csv", "weights.csv", "provenance.json")  # of a finished run, beside some levels
 MEASURED = LEVEL_COLUMNS[LEVEL_COLUMNS.index("level") :]  # what a row of the history has
 
 KEPT_SPARSITIES = (0.9, 0.99)  # the levels closest to these are kept of every curve

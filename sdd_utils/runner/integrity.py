@@ -9,8 +9,8 @@ from sdd_utils.errors import Damaged, printable
 from sdd_utils.files import sha256, write_bytes
 
 SUMS = "SHA256SUMS"  # of a finished run's files, as ``sha256sum -c`` reads it; written last, it marks the end
-
-OWN = r"(?:(?:config|provenance)\.json|(?:levels|weights|emissions)\.csv|(?:level-\d+|checkpoint)\.safetensors)"
+ALWAYS = ("config.json", "levels.csv", "weights.csv", "provenance.json")  # in every finished run
+OWN = rf"(?:{'|'.join(map(re.escape, ALWAYS))}|emissions\.csv|(?:level-\d+|checkpoint)\.safetensors)"
 
 log = logging.getLogger("sdd_utils")
 
@@ -97,7 +97,7 @@ def repair(folder: Path, wrong: dict[str, str]) -> None:
     for path in folder.glob(".*"):
         if re.fullmatch(rf"\.({OWN}|{SUMS})\.\d+", path.name) and not path.is_dir():
             path.unlink()
+    for name, why in wrong.items():
+        quarantine(folder / name, why)
     if wrong:
-        for name, why in wrong.items():
-            quarantine(folder / name, why)
         (folder / SUMS).unlink(missing_ok=True)  # it would condemn what is made again

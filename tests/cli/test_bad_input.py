@@ -10,13 +10,14 @@ import pytest
 import torch
 import yaml
 from conftest import SMALL, SMALL_VIT
-from safetensors.torch import load_file, save_file
+from inject import forge
+from safetensors.torch import load_file
 
 from scripts.figures import figures_command
 from sdd_utils.cli.commands import cli, main
 from sdd_utils.config import Experiment
 from sdd_utils.profiles import load_profile
-from sdd_utils.runner import checkpoints, integrity
+from sdd_utils.runner import integrity
 from sdd_utils.runner.run import run_experiment
 from sdd_utils.tables import REFERENCE
 
@@ -212,10 +213,16 @@ GRID = [
 ]
 
 
-@pytest.mark.parametrize(("content", "message"), GRID)
-def test_profiles(say, tmp_path, content, message):
+def is_refused(say, tmp_path, content, message):
+    """By name, before anything is trained."""
     write_profile(tmp_path, content)
     assert message in say(*mine(tmp_path))
+    assert not any((tmp_path / "runs").iterdir())
+
+
+@pytest.mark.parametrize(("content", "message"), GRID)
+def test_profiles(say, tmp_path, content, message):
+    is_refused(say, tmp_path, content, message)
 
 
 LISTS = [
@@ -284,10 +291,8 @@ NOTHING = [
 
 @pytest.mark.parametrize(("content", "message"), NOTHING)
 def test_settings_that_are_valid_each_alone_and_come_to_nothing_together(say, tmp_path, content, message):
-    """No image, no wrong label, no unit, no run: refused by name before anything is trained."""
-    write_profile(tmp_path, content)
-    assert message in say(*mine(tmp_path))
-    assert not any((tmp_path / "runs").iterdir())
+    """No image, no wrong label, no unit, no run."""
+    is_refused(say, tmp_path, content, message)
 
 
 ALIKE = [
@@ -301,9 +306,7 @@ ALIKE = [
 
 @pytest.mark.parametrize(("content", "message"), ALIKE)
 def test_numbers_that_are_two_in_a_profile_and_one_in_its_tables(say, tmp_path, content, message):
-    write_profile(tmp_path, content)
-    assert message in say(*mine(tmp_path))
-    assert not any((tmp_path / "runs").iterdir())
+    is_refused(say, tmp_path, content, message)
 
 
 OPTIONS = [
@@ -470,10 +473,12 @@ def of_another_experiment(run, other):
 
 def of_another_architecture(run, _):
     """Its run_id is right and so is its checksum: as good a forgery as can be made."""
-    tensors = load_file(run / LAST)
-    tensors["vector"] = tensors["vector"][:100].clone()
-    metadata = {"run_id": run.name, "history": json.dumps({"rows": [], "histograms": [], "segments": []})}
-    save_file(tensors, run / LAST, metadata | {"sha256": checkpoints._digest(tensors, metadata)})
+
+    def change(tensors, metadata):
+        tensors["vector"] = tensors["vector"][:100].clone()
+        metadata["history"] = json.dumps({"rows": [], "histograms": [], "segments": []})
+
+    forge(run / LAST, change)
 
 
 CHECKPOINTS = {

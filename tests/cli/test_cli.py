@@ -22,8 +22,9 @@ from sdd_utils.config import Experiment
 from sdd_utils.errors import DIFFERENT, INTERRUPTED, NO_READER, REFUSED, REQUEUE, Busy, Stopped
 from sdd_utils.profiles import load_profile
 from sdd_utils.runner.integrity import is_final
+from sdd_utils.runner.inventory import finished
 from sdd_utils.runner.locks import claimed, lease, try_acquire
-from sdd_utils.runner.run import finished, run_experiment
+from sdd_utils.runner.run import run_experiment
 from sdd_utils.runner.stopping import must_stop, parse_duration, stop_on_signals
 from sdd_utils.runner.sweep import run_sweep
 from sdd_utils.study import Study

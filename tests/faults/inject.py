@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -165,7 +166,9 @@ def damage(folder: Path, how: str, rng: random.Random) -> str | None:
         if how == "remove":
             path.unlink()
         elif how == "forge":
-            forge(path)
+            forge(path, lambda tensors, _: tensors["vector"][:1].fill_(float("nan")))
+            if (path.parent / SUMS).exists():
+                finalise(path.parent)
         elif how == "cut":
             os.truncate(path, rng.randrange(size) if size else 0)
         elif how == "add half a row to":
@@ -183,15 +186,13 @@ def damage(folder: Path, how: str, rng: random.Random) -> str | None:
     return path.parent.name
 
 
-def forge(path: Path) -> None:
-    """Put a weight that is no number into a state, and make all checksums right."""
+def forge(path: Path, change: Callable[[dict, dict], object]) -> None:
+    """Have ``change`` alter the tensors and the metadata of a run's state, and make its checksum right."""
     with safe_open(path, "pt") as file:
         tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
-    tensors["vector"][0] = float("nan")
     del metadata["sha256"]
+    change(tensors, metadata)
     save_file(tensors, path, metadata | {"sha256": _digest(tensors, metadata)})
-    if (path.parent / SUMS).exists():
-        finalise(path.parent)
 
 
 def pause_after_a_save(sweep: subprocess.Popen, folder: Path, rng: random.Random) -> None:

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import torch
 from conftest import add_foreign_entries
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from inject import forge
+from safetensors.torch import load_file
 
 import sdd_utils
 from benchmarks.threads import Threads
@@ -176,16 +176,12 @@ def test_a_damaged_file_of_a_finished_run_is_made_again_as_it_was(finished_run, 
     pd.testing.assert_frame_equal(*tables, check_exact=True)
 
 
-def forge(change):
-    """Make the last level's file anew with a right checksum; ``change`` is given its tensors and metadata."""
+def forged(change):
+    """Have the last level's file hold something else, with a right checksum; see ``inject.forge``."""
 
     def spoil(run):
         path = max(run.glob("level-*"))
-        with safe_open(path, "pt") as file:
-            tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
-        change(tensors, metadata)
-        metadata["sha256"] = checkpoints._digest(tensors, {k: v for k, v in metadata.items() if k != "sha256"})
-        save_file(tensors, path, metadata)
+        forge(path, change)
         return path.name
 
     return spoil
@@ -207,15 +203,15 @@ def a_folder(run):
 
 
 ODD = {
-    "weights that are nan": forge(lambda tensors, _: tensors["vector"].fill_(torch.nan)),
-    "a weight that is infinite": forge(lambda tensors, _: tensors["vector"][:1].fill_(torch.inf)),
-    "weights in bfloat16": forge(lambda tensors, _: tensors.update(vector=tensors["vector"].bfloat16())),
-    "a mask of floats": forge(lambda tensors, _: tensors.update(mask=tensors["mask"].float())),
-    "no run_id": forge(lambda _, metadata: metadata.pop("run_id")),
-    "a history that is a number": forge(lambda _, metadata: metadata.update(history="7")),
-    "a history of words": forge(lambda _, metadata: metadata.update(history='{"rows": ["a", "b"]}')),
-    "a history without its measures": forge(lambda _, metadata: metadata.update(history='{"rows": [{"level": 0}]}')),
-    "another level": forge(lambda _, metadata: metadata.update(history='{"rows": []}')),
+    "weights that are nan": forged(lambda tensors, _: tensors["vector"].fill_(torch.nan)),
+    "a weight that is infinite": forged(lambda tensors, _: tensors["vector"][:1].fill_(torch.inf)),
+    "weights in bfloat16": forged(lambda tensors, _: tensors.update(vector=tensors["vector"].bfloat16())),
+    "a mask of floats": forged(lambda tensors, _: tensors.update(mask=tensors["mask"].float())),
+    "no run_id": forged(lambda _, metadata: metadata.pop("run_id")),
+    "a history that is a number": forged(lambda _, metadata: metadata.update(history="7")),
+    "a history of words": forged(lambda _, metadata: metadata.update(history='{"rows": ["a", "b"]}')),
+    "a history without its measures": forged(lambda _, metadata: metadata.update(history='{"rows": [{"level": 0}]}')),
+    "another level": forged(lambda _, metadata: metadata.update(history='{"rows": []}')),
     "too few rows": rewritten("levels.csv", lambda text: "".join(text.splitlines(keepends=True)[:-1])),
     "no row": rewritten("levels.csv", lambda text: text.splitlines(keepends=True)[0]),
     "no setting": rewritten("config.json", lambda _: "{}"),

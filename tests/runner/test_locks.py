@@ -11,9 +11,8 @@ import pytest
 from benchmarks.threads import Threads
 from sdd_utils.errors import Busy
 from sdd_utils.runner import locks
-from sdd_utils.runner.inventory import survey
+from sdd_utils.runner.inventory import finished, survey
 from sdd_utils.runner.locks import claimed, hold, lease, try_acquire
-from sdd_utils.runner.run import finished
 from sdd_utils.runner.sweep import Outcome, run_sweep
 
 ELSEWHERE = "filelock/2\npid=1\nhost=node7\nmode=lease\ntoken=00\nduration=0.5\n"

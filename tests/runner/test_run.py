@@ -17,9 +17,10 @@ from sdd_utils.errors import ConfigError, ResultsMissing, Stopped
 from sdd_utils.metrics import energy
 from sdd_utils.runner import checkpoints
 from sdd_utils.runner import run as runs
+from sdd_utils.runner.inventory import finished
 from sdd_utils.runner.locks import claimed
 from sdd_utils.runner.provenance import provenance
-from sdd_utils.runner.run import finished, run_experiment
+from sdd_utils.runner.run import run_experiment
 from sdd_utils.tables import LEVEL_COLUMNS, MEASURED_ON_THE_CLOCK
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from benchmarks.threads import Threads
 from sdd_utils.errors import WorkerLost
-from sdd_utils.runner.run import finished, run_experiment
+from sdd_utils.runner.inventory import finished
+from sdd_utils.runner.run import run_experiment
 from sdd_utils.runner.sweep import LIVES, Outcome, run_sweep, with_teachers
 from sdd_utils.runner.workers import local_workers
 from sdd_utils.tables import MEASURED_ON_THE_CLOCK

@@ -80,12 +80,11 @@ def step(
 ) -> Tensor:
     """One step of training; returns the loss."""
     logits = model(images)
-    if teacher is None:
-        loss = F.cross_entropy(logits, labels)
-    else:
+    loss = F.cross_entropy(logits, labels)
+    if teacher:
         with torch.no_grad():
             teacher_logits = teacher(images)
-        loss = distillation_loss(logits, teacher_logits, labels, exp.temperature, exp.alpha)
+        loss = distillation_loss(loss, logits, teacher_logits, exp.temperature, exp.alpha)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

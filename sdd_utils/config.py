@@ -56,6 +56,7 @@ class Experiment(Settings):
     arch: Annotated[str, entry_of("models", "ARCHITECTURES")]
     width: Count  # mlp, lenet: hidden units; resnet18, vgg_like: channels of the first stage; vit: embedding dimension
     vit: ViTShape | None = None
+    dropout: Share = 0.0  # before the last layer and, in mlp and lenet, after every other; vit has its own
 
     # Training of one level
     epochs: Count
@@ -70,6 +71,9 @@ class Experiment(Settings):
     weight_decay: NotNegative  # λ, as given to the optimiser
     regulariser: Annotated[str, entry_of("training", "REGULARISERS")] | None = None  # a penalty beside λ
     coefficient: Positive | None = None  # what the penalty is multiplied by
+    loss: Annotated[str, entry_of("losses", "LOSSES")] | None = None  # in place of cross-entropy
+    loss_parameter: Annotated[Positive, Field(le=1)] | None = None  # see the loss
+    mixup: Annotated[Positive, Field(le=100)] | None = None  # α of Beta(α, α), the share of an image in its mixture
 
     # Pruning
     levels: Annotated[Whole, Field(ge=0, le=1000)]  # the last level; level 0 is dense
@@ -99,6 +103,7 @@ class Experiment(Settings):
             ("momentum", self.optimizer == "sgd", "optimizer is sgd"),
             ("milestones", self.optimizer == "sgd", "optimizer is sgd"),
             ("coefficient", self.regulariser is not None, "there is a regulariser"),
+            ("loss_parameter", self.loss is not None, "there is a loss"),
             ("temperature", self.teacher is not None, "there is a teacher"),
             ("alpha", self.teacher is not None, "there is a teacher"),
             ("human_labels", self.noise_kind == "human", "noise_kind is human"),
@@ -110,6 +115,8 @@ class Experiment(Settings):
                 raise ValueError(f"{field}: missing; it must be given when {when}")
             if not needed and getattr(self, field) is not None:
                 raise ValueError(f"{field}: given, but it means something only when {when}")
+        if self.vit and self.dropout:
+            raise ValueError("dropout: a vit has its own, vit.dropout")
         if self.vit and self.width % self.vit.heads:
             raise ValueError(f"width: {self.width} is not divisible by vit.heads = {self.vit.heads}")
         if self.vit and (side := self.facts.image_shape[1]) % self.vit.patch:
@@ -121,6 +128,8 @@ class Experiment(Settings):
                 raise ValueError(f"{field}: {wanted} images are more than the {there_are} of {self.dataset}")
         self._check_counts()
         self._check_human_labels()
+        if self.noise_kind == "asymmetric":
+            self._check_confused()
         if self.teacher:
             self._check_teacher(self.teacher.experiment)
         return self
@@ -139,6 +148,17 @@ class Experiment(Settings):
         if arch.batch_norm and images % self.batch_size == 1:
             what = f"the last of {images} would be a batch of its own, and batch normalisation needs two"
             raise ValueError(f"batch_size: of {self.batch_size}, {what}")
+
+    def _check_confused(self) -> None:
+        most = len(self.facts.confused) / self.facts.classes / 2
+        if not most:
+            known = ", ".join(name for name, facts in DATASETS.items() if facts.confused)
+            raise ValueError(f"noise_kind: asymmetric needs classes that are confused, as {known} have them")
+        if self.noise_rate > most:
+            what = (
+                f"of {len(self.facts.confused)} of {self.facts.classes} classes more labels would be wrong than right"
+            )
+            raise ValueError(f"noise_rate: {self.noise_rate:g} is more than {most:g}: {what}")
 
     def _check_human_labels(self) -> None:
         known = self.facts.human.shares if self.facts.human else None
@@ -182,11 +202,14 @@ class Experiment(Settings):
 
     @property
     def method(self) -> str:
-        """``kd`` with a teacher, or the regulariser's name; else ``vanilla`` at the regular λ, ``l2`` at others. With
-        early stopping it is ``early`` for ``vanilla``, and ``kd-early``, … for the others."""
-        regular = self.weight_decay == ARCHITECTURES[self.arch].weight_decay
-        name = "kd" if self.teacher else self.regulariser or ("vanilla" if regular else "l2")
-        return name if self.patience is None else f"{name}-early".removeprefix("vanilla-")
+        """What is done against the dip: ``kd`` with a teacher, the names of a regulariser and a loss, ``mixup``,
+        ``dropout``, and ``early`` with early stopping, joined by hyphens; without any of these, ``vanilla`` at the
+        regular λ, and ``l2`` at others (``l2-early`` with early stopping)."""
+        kinds = ("kd" if self.teacher else None, self.regulariser, self.loss)
+        names = [*filter(None, kinds), *(name for name in ("mixup", "dropout") if getattr(self, name))]
+        if not names and self.weight_decay != ARCHITECTURES[self.arch].weight_decay:
+            names = ["l2"]
+        return "-".join(names + ["early"] * (self.patience is not None)) or "vanilla"
 
     def epochs_of(self, level: int) -> int:
         """How many epochs a level has; early stopping may end it before."""
@@ -195,7 +218,7 @@ class Experiment(Settings):
     @property
     def augmented(self) -> bool:
         """Whether training images change from epoch to epoch."""
-        return bool(self.crop_padding or self.flip)
+        return bool(self.crop_padding or self.flip or self.mixup)
 
     @property
     def canonical(self) -> str:

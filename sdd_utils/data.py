@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sdd_utils.config import Experiment
 from sdd_utils.datasets import Dataset, Images, human_labels, source
+from sdd_utils.errors import DataError
 from sdd_utils.seeding import generator
 
 
@@ -72,13 +74,40 @@ def symmetric_noise(labels: Tensor, rate: float, classes: int, rng: torch.Genera
     return noisy
 
 
+def pair_flip(pool: Images, parts: list[Tensor], exp: Experiment, rng: torch.Generator) -> Tensor:
+    """In each part round(ε·n) labels become the next class, those of the last class the first (He et al.)."""
+    return _confused(pool, parts, exp, rng, {label: (label + 1) % pool.classes for label in range(pool.classes)})
+
+
+def asymmetric(pool: Images, parts: list[Tensor], exp: Experiment, rng: torch.Generator) -> Tensor:
+    """In each part round(ε·n) labels become the class that they are taken for, by ``Dataset.confused``.
+
+    ε is the share of all labels, not of those of the classes that are confused, as in He et al.
+    """
+    return _confused(pool, parts, exp, rng, exp.facts.confused)
+
+
+def _confused(
+    pool: Images, parts: list[Tensor], exp: Experiment, rng: torch.Generator, other: dict[int, int]
+) -> Tensor:
+    taken_for = torch.tensor([other.get(label, label) for label in range(pool.classes)])[pool.labels]
+    noisy = pool.labels.clone()
+    for part in parts:
+        may, wrong = part[taken_for[part] != pool.labels[part]], round(exp.noise_rate * len(part))
+        if wrong > len(may):
+            raise DataError(f"noise_rate: {wrong} labels of {len(part)} are to be wrong, and {len(may)} can be")
+        chosen = may[torch.randperm(len(may), generator=rng)[:wrong]]
+        noisy[chosen] = taken_for[chosen]
+    return noisy
+
+
 def human(pool: Images, parts: list[Tensor], exp: Experiment, rng: torch.Generator) -> Tensor:
     """The labels that people gave (CIFAR-N). Raises DataError."""
     return human_labels(exp.dataset, exp.human_labels)
 
 
 Noise = Callable[[Images, list[Tensor], Experiment, torch.Generator], Tensor]
-NOISE: dict[str, Noise] = {"symmetric": symmetric, "human": human}
+NOISE: dict[str, Noise] = {"symmetric": symmetric, "pair_flip": pair_flip, "asymmetric": asymmetric, "human": human}
 """By the name that ``noise_kind`` gives: from a dataset's images and the indices of its training and validation parts
 to noisy labels (n,) int64 for all of its images."""
 
@@ -124,11 +153,12 @@ def _normalise(facts: Dataset, images: Tensor, device: str | torch.device) -> No
 
 
 class Batch(NamedTuple):
-    """Which examples, (b,) int64, and how each is augmented; ``corner`` and ``flipped`` are empty where none is."""
+    """Which examples, (b,) int64, and how each is augmented; the rest is empty where none is."""
 
     index: Tensor
     corner: Tensor  # of its crop, (2, b)
     flipped: Tensor  # (b,) bool
+    share: Tensor  # (1,) of mixup: what each image keeps of itself
 
 
 def batches(split: Split, exp: Experiment, rng: torch.Generator) -> Iterator[Batch]:
@@ -138,9 +168,16 @@ def batches(split: Split, exp: Experiment, rng: torch.Generator) -> Iterator[Bat
     order = torch.randperm(n, generator=rng).to(device)
     corners = torch.randint(0, 2 * exp.crop_padding + 1, (2, n if exp.crop_padding else 0), generator=rng).to(device)
     flipped = (torch.rand(n if exp.flip else 0, generator=rng) < 0.5).to(device)
-    for begin in range(0, n, exp.batch_size):
+    shares = _beta(exp.mixup, -(-n // exp.batch_size), rng).to(device) if exp.mixup else order[:0]
+    for number, begin in enumerate(range(0, n, exp.batch_size)):
         part = slice(begin, begin + exp.batch_size)
-        yield Batch(order[part], corners[:, part], flipped[part])
+        yield Batch(order[part], corners[:, part], flipped[part], shares[number : number + 1])
+
+
+def _beta(alpha: float, n: int, rng: torch.Generator) -> Tensor:
+    """``n`` draws of Beta(α, α), which torch draws from no generator but its own."""
+    seed = int(torch.randint(2**62, (), generator=rng))
+    return torch.from_numpy(np.random.default_rng(seed).beta(alpha, alpha, n)).float()
 
 
 def pad(images: Tensor, crop_padding: int) -> Tensor:
@@ -151,7 +188,7 @@ def pad(images: Tensor, crop_padding: int) -> Tensor:
 def augmented(padded: Tensor, batch: Batch, crop_padding: int) -> Tensor:
     """The batch's images (b, c, h, w) in one gather from (n, c, h + 2·padding, w + 2·padding): each cut at its corner,
     and mirrored if flipped."""
-    index, corner, flipped = batch
+    index, corner, flipped, _ = batch
     if not corner.numel() and not flipped.numel():
         return padded[index]
     h, w = (size - 2 * crop_padding for size in padded.shape[2:])

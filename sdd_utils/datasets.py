@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 DATA = Path(os.path.expanduser(os.environ.get("SDD_DATA") or ROOT / "data"))
 HUMAN_URL = "https://raw.githubusercontent.com/UCSC-REAL/cifar-10-100n/main/data"
 
-# Mean and standard deviation by channel, of values in [0, 1], as in the authors' code: ImageNet's for CIFAR, and for
-# CIFAR-100N those of CIFAR-100's training images.
+# Mean and standard deviation by channel, of values in [0, 1], as in the authors' code: ImageNet's for CIFAR, for
+# CIFAR-100N those of CIFAR-100's training images; MNIST's as in He et al.'s.
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MNIST = (0.1307,), (0.3081,)
 CIFAR100 = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 
 
@@ -164,6 +165,7 @@ class Dataset:
     download: Callable[[str, Path], None] | None = None  # by name, into that folder
     largest: int = 255  # value of a pixel
     moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # mean and std; None: the training images' own
+    confused: dict[int, int] = field(default_factory=dict, repr=False)  # of asymmetric noise
     human: Human | None = field(default=None, repr=False)
 
 
@@ -173,11 +175,14 @@ _SHA_100 = "bd2d80409754d420292d622e15e25248ba21e37d27429efac49c8da723f44394"
 _HUMAN_10 = Human("cifar10", "CIFAR-10_human.pt", _SHA_10, {"worse_label": 0.4021, "aggre_label": 0.0901, **_RANDOM})
 _HUMAN_100 = Human("cifar100", "CIFAR-100_human.pt", _SHA_100, {"noisy_label": 0.4020})
 _RGB = (3, 32, 32)
+_DIGITS = {2: 7, 3: 8, 5: 6, 6: 5}
+_OBJECTS = {2: 0, 3: 5, 4: 7, 5: 3, 9: 1}  # bird → airplane, cat ↔ dog, deer → horse, truck → automobile
 
 DATASETS = {
-    "digits": Dataset("digits", (1, 8, 8), 10, 1000, 797, digits, largest=16),  # each seed holds out 797 of 1,797
-    "mnist": Dataset("MNIST", (1, 28, 28), 10, 60_000, 10_000, mnist, by_torchvision, moments=((0.1307,), (0.3081,))),
-    "cifar10": Dataset("CIFAR-10", _RGB, 10, 50_000, 10_000, cifar10, by_torchvision, moments=IMAGENET),
+    # Each seed holds out 797 of 1,797
+    "digits": Dataset("digits", (1, 8, 8), 10, 1000, 797, digits, largest=16, confused=_DIGITS),
+    "mnist": Dataset("MNIST", (1, 28, 28), 10, 60_000, 10_000, mnist, by_torchvision, 255, MNIST, _DIGITS),
+    "cifar10": Dataset("CIFAR-10", _RGB, 10, 50_000, 10_000, cifar10, by_torchvision, 255, IMAGENET, _OBJECTS),
     "cifar100": Dataset("CIFAR-100", _RGB, 100, 50_000, 10_000, cifar100, by_torchvision, moments=IMAGENET),
     "cifar10n": Dataset("CIFAR-10N", _RGB, 10, 50_000, 10_000, cifar10, moments=IMAGENET, human=_HUMAN_10),
     "cifar100n": Dataset("CIFAR-100N", _RGB, 100, 50_000, 10_000, cifar100, moments=CIFAR100, human=_HUMAN_100),

@@ -16,16 +16,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def distillation_loss(
-    logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float, alpha: float
-) -> Tensor:
-    """(1 − α)·CE(student, noisy label) + α·τ²·KL(softmax(teacher/τ) ‖ softmax(student/τ)), mean over the batch.
+def distillation_loss(hard: Tensor, logits: Tensor, teacher_logits: Tensor, temperature: float, alpha: float) -> Tensor:
+    """(1 − α)·hard + α·τ²·KL(softmax(teacher/τ) ‖ softmax(student/τ)), mean over the batch.
 
-    ``logits`` and ``teacher_logits`` (n, classes), ``labels`` (n,) int64. Returns a scalar (paper, Sec. 3).
+    ``hard`` is the loss of the noisy labels, a scalar (the paper's: cross-entropy); ``logits`` and ``teacher_logits``
+    (n, classes). Returns a scalar (paper, Sec. 3).
     """
     import torch.nn.functional as F
 
-    hard = F.cross_entropy(logits, labels)
     soft = F.kl_div(
         F.log_softmax(logits / temperature, 1),
         F.log_softmax(teacher_logits / temperature, 1),

@@ -21,7 +21,9 @@ def mlp(exp: Experiment) -> nn.Module:
 
     from torch import nn
 
-    hidden = [nn.Linear(prod(exp.facts.image_shape), exp.width), nn.ReLU(), nn.Linear(exp.width, exp.width), nn.ReLU()]
+    hidden: list[nn.Module] = []
+    for inputs in (prod(exp.facts.image_shape), exp.width):
+        hidden += [nn.Linear(inputs, exp.width), nn.ReLU(), *_dropout(exp)]
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(exp.width, exp.facts.classes))
 
 
@@ -34,9 +36,9 @@ def lenet(exp: Experiment) -> nn.Module:
 
     layers: list[nn.Module] = [nn.Flatten()]
     for sizes in pairwise((prod(exp.facts.image_shape), exp.width, exp.width // 3, exp.facts.classes)):
-        layers += [nn.Linear(*sizes), nn.ReLU()]
-        nn.init.kaiming_normal_(layers[-2].weight)
-    return nn.Sequential(*layers[:-1])
+        layers += [last := nn.Linear(*sizes), nn.ReLU(), *_dropout(exp)]
+        nn.init.kaiming_normal_(last.weight)
+    return nn.Sequential(*layers[: layers.index(last) + 1])
 
 
 def resnet18(exp: Experiment) -> nn.Module:
@@ -52,7 +54,8 @@ def resnet18(exp: Experiment) -> nn.Module:
         shortcut = nn.Sequential(conv1x1(planes, wider, stride), nn.BatchNorm2d(wider)) if stride != 1 else None
         layers += [BasicBlock(planes, wider, stride, shortcut), BasicBlock(wider, wider)]
         planes = wider
-    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(planes, exp.facts.classes))
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), *_dropout(exp), nn.Linear(planes, exp.facts.classes)]
+    model = nn.Sequential(*layers, *head)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -83,7 +86,7 @@ def vgg_like(exp: Experiment) -> nn.Module:
             planes = exp.width * 2**block
             layers.append(nn.BatchNorm2d(planes))
         layers.append(nn.MaxPool2d(2, ceil_mode=True))
-    return nn.Sequential(*layers, Spread(), nn.Flatten(), nn.Linear(planes * 49, exp.facts.classes))
+    return nn.Sequential(*layers, Spread(), nn.Flatten(), *_dropout(exp), nn.Linear(planes * 49, exp.facts.classes))
 
 
 def vit(exp: Experiment) -> nn.Module:
@@ -103,6 +106,12 @@ def vit(exp: Experiment) -> nn.Module:
         pos_drop_rate=exp.vit.dropout,
         proj_drop_rate=exp.vit.dropout,
     )
+
+
+def _dropout(exp: Experiment) -> list[nn.Module]:
+    from torch import nn
+
+    return [nn.Dropout(exp.dropout)] if exp.dropout else []
 
 
 @dataclass(frozen=True)

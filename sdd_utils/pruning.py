@@ -4,12 +4,14 @@ from collections.abc import Callable
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 
 from sdd_utils.config import Experiment
 from sdd_utils.data import Data
 from sdd_utils.errors import ConfigError
 from sdd_utils.models import build_model, prunable_layers
+from sdd_utils.seeding import generator
 
 RESOLUTION = 1e-6  # two sparsities closer than this are the same number in a CSV, which has six digits
 
@@ -111,7 +113,27 @@ def magnitude(net: SparseNetwork, data: Data, exp: Experiment) -> Tensor:
     return net.weights.abs()
 
 
-CRITERIA: dict[str, Callable[[SparseNetwork, Data, Experiment], Tensor]] = {"magnitude": magnitude}
+def gradient(net: SparseNetwork, data: Data, exp: Experiment) -> Tensor:
+    """|w·∂L/∂w|, L the mean loss of all training images in evaluation mode (He et al. take one batch)."""
+    net.model.eval()
+    total = torch.zeros_like(net.weights)
+    for part in torch.arange(len(data.train), device=total.device).split(1000):
+        logits = net.model(data.train.normalise(data.train.images[part]))
+        net.backward(F.cross_entropy(logits, data.train.labels[part], reduction="sum") / len(data.train))
+        total += net.vector.grad[: len(total)]
+    return (net.weights * total).abs()
+
+
+def random(net: SparseNetwork, data: Data, exp: Experiment) -> Tensor:
+    """Drawn anew at each level."""
+    return torch.rand(len(net.mask), generator=generator(exp.seed, "criterion", net.remaining)).to(net.mask.device)
+
+
+CRITERIA: dict[str, Callable[[SparseNetwork, Data, Experiment], Tensor]] = {
+    "magnitude": magnitude,
+    "gradient": gradient,
+    "random": random,
+}
 """By the name that ``criterion`` gives: the score of each prunable weight, (N,); the lowest are pruned."""
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
@@ -16,6 +15,7 @@ from sdd_utils.distillation import distillation_loss
 from sdd_utils.errors import TrainingDiverged
 from sdd_utils.evaluation import measure, predict
 from sdd_utils.execution import CapturedStep, Execution
+from sdd_utils.losses import loss_of_labels
 from sdd_utils.pruning import SparseNetwork, new_network
 from sdd_utils.seeding import derive, generator, random_state, set_random_state
 
@@ -108,9 +108,12 @@ def make_step(
     soft = predict(teacher.model, train, exp.amp) if teacher and not exp.augmented else None
 
     def step(batch: Batch) -> Tensor:
-        images = train.normalise(augmented(padded, batch, exp.crop_padding))
+        images, labels = train.normalise(augmented(padded, batch, exp.crop_padding)), train.labels[batch.index]
+        if exp.mixup:
+            images = torch.lerp(images.roll(1, 0), images, batch.share)
         known = soft[batch.index] if soft is not None else None
-        return train_step(net, optimizer, images, train.labels[batch.index], exp, teacher, execution, known)
+        share = batch.share if exp.mixup else None
+        return train_step(net, optimizer, images, labels, exp, teacher, execution, known, share)
 
     return CapturedStep(step, exp.batch_size) if execution.graph else step
 
@@ -124,10 +127,12 @@ def train_step(
     teacher: SparseNetwork | None,
     execution: Execution,
     teacher_logits: Tensor | None = None,
+    share: Tensor | None = None,
 ) -> Tensor:
     """Forward, backward, update, mask. Returns the loss, a scalar without gradient.
 
-    ``images`` (b, c, h, w) float32, ``labels`` (b,) int64, ``teacher_logits`` (b, classes) if they are known already.
+    ``images`` (b, c, h, w) float32, ``labels`` (b,) int64, ``teacher_logits`` (b, classes) if they are known already,
+    ``share`` (1,) of each image that is its own with mixup.
     """
 
     def logits_of(network: SparseNetwork) -> Tensor:
@@ -135,14 +140,13 @@ def train_step(
             return execution.logits(network.model, images, full=len(labels) == exp.batch_size).float()
 
     logits = logits_of(net)
-    if teacher is None:
-        loss = F.cross_entropy(logits, labels)
-    else:
+    loss = loss_of_labels(logits, labels, exp, share)
+    if teacher:
         if teacher_logits is None:
             teacher.model.eval()
             with torch.no_grad():
                 teacher_logits = logits_of(teacher)
-        loss = distillation_loss(logits, teacher_logits, labels, exp.temperature, exp.alpha)
+        loss = distillation_loss(loss, logits, teacher_logits, exp.temperature, exp.alpha)
     if exp.regulariser:
         loss = loss + exp.coefficient * REGULARISERS[exp.regulariser](net)
     net.backward(loss)

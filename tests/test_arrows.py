@@ -15,8 +15,8 @@ MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path
 MODULES = {name.removesuffix(".__init__"): path for name, path in MODULES.items()}
 
 CORE = {
-    *("seeding", "settings", "datasets", "data", "models", "pruning", "distillation", "training", "evaluation"),
-    *("execution", "pruning_loop", "config", "files", "errors", "tables", "profiles"),
+    *("seeding", "settings", "datasets", "data", "models", "pruning", "losses", "distillation", "training"),
+    *("evaluation", "execution", "pruning_loop", "config", "files", "errors", "tables", "profiles"),
 }
 PARTS = {"analysis", "plots", "metrics", "runner", "cli"}
 MAY_IMPORT = {
@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "cli": {"core", "analysis", "plots", "metrics", "runner", "study", "cli"},
     "__main__": {"core", "cli"},
 }
-KNOW_NO_FILE = {"pruning_loop", "training", "evaluation", "pruning", "data", "distillation", "models"}
+KNOW_NO_FILE = {"pruning_loop", "training", "evaluation", "pruning", "losses", "data", "distillation", "models"}
 
 
 class Imports(ast.NodeVisitor):
@@ -134,7 +134,7 @@ def test_tables_claims_and_figures_need_no_torch():
     assert run.returncode == 0, run.stderr
 
 
-LINES = 6_000
+LINES = 6_200
 
 
 def test_the_package_is_no_longer_than_it_has_to_be():

@@ -92,8 +92,14 @@ SETTINGS = [
         {"dataset": "svhn"},
         "dataset: should be one of digits, mnist, cifar10, cifar100, cifar10n, cifar100n; others are ",
     ),
-    ({"noise_kind": "pairflip"}, "noise_kind: should be one of symmetric, human; others are added in sdd_utils/data"),
-    ({"criterion": "luck"}, "criterion: should be one of magnitude; others are added in sdd_utils/pruning.py"),
+    (
+        {"noise_kind": "pairflip"},
+        "noise_kind: should be one of symmetric, pair_flip, asymmetric, human; others are added in sdd_utils/data",
+    ),
+    (
+        {"criterion": "luck"},
+        "criterion: should be one of magnitude, gradient, random; others are added in sdd_utils/pruning.py",
+    ),
     ({"regulariser": "l3"}, "regulariser: should be one of l1; others are added in sdd_utils/training.py"),
     ({"regulariser": "l1"}, "coefficient: missing; it must be given when there is a regulariser"),
     ({"retrain": "finetune"}, "retrain: input should be 'lr', 'init' or 'random' (got 'finetune')"),

@@ -23,11 +23,13 @@ WRONG = [
     ),
     (
         {"noise_kind": "pair"},
-        "noise_kind: should be one of symmetric, human; others are added in sdd_utils/data.py, NOISE (got 'pair')",
+        "noise_kind: should be one of symmetric, pair_flip, asymmetric, human; others are added in sdd_utils/data.py, "
+        "NOISE (got 'pair')",
     ),
     (
         {"criterion": "luck"},
-        "criterion: should be one of magnitude; others are added in sdd_utils/pruning.py, CRITERIA (got 'luck')",
+        "criterion: should be one of magnitude, gradient, random; others are added in sdd_utils/pruning.py, "
+        "CRITERIA (got 'luck')",
     ),
     (
         {"regulariser": "l3", "coefficient": 1},
@@ -35,6 +37,17 @@ WRONG = [
     ),
     ({"regulariser": "l1"}, "coefficient: missing; it must be given when there is a regulariser"),
     ({"coefficient": 1}, "coefficient: given, but it means something only when there is a regulariser"),
+    ({"loss": "mse"}, "loss: should be one of smoothing, gce, sce; others are added in sdd_utils/losses.py, LOSSES"),
+    ({"loss": "gce"}, "loss_parameter: missing; it must be given when there is a loss"),
+    ({"loss": "gce", "loss_parameter": 1.1}, "loss_parameter: input should be less than or equal to 1 (got 1.1)"),
+    ({"loss_parameter": 0.7}, "loss_parameter: given, but it means something only when there is a loss"),
+    ({"mixup": 0}, "mixup: input should be greater than 0 (got 0)"),
+    ({"dropout": 1}, "dropout: input should be less than 1 (got 1)"),
+    ({"noise_kind": "asymmetric"}, "noise_rate: 0.3 is more than 0.2: of 4 of 10 classes more labels would be wrong"),
+    (
+        {"noise_kind": "asymmetric", "dataset": "cifar100"},
+        "noise_kind: asymmetric needs classes that are confused, as digits, mnist, cifar10 have them",
+    ),
     ({"prune_share": 1}, "prune_share: input should be less than 1 (got 1)"),
     ({"prune_share": 0}, "prune_share: input should be greater than 0 (got 0)"),
     ({"val_share": 0}, "val_share: input should be greater than 0 (got 0)"),
@@ -130,6 +143,11 @@ def test_vit_width_must_be_divisible_by_its_heads():
         Experiment.parse(SMALL_VIT | {"vit": {"heads": 3}})
 
 
+def test_a_vit_has_a_dropout_of_its_own():
+    with pytest.raises(ConfigError, match=r"dropout: a vit has its own, vit\.dropout"):
+        Experiment.parse(SMALL_VIT | {"dropout": 0.5})
+
+
 def test_equal_settings_have_equal_run_ids_and_a_change_gives_another(small, student):
     assert small().run_id == small(dataset="digits", lr="0.1", retrain="lr").run_id
     others = [
@@ -165,7 +183,9 @@ def test_method_follows_from_the_settings(small, student):
     assert small(SMALL_VIT).method == "vanilla"
     assert small(regulariser="l1", coefficient=1e-4).method == "l1"
     assert student().method == "kd"
+    assert small(loss="gce", loss_parameter=0.7, mixup=1, dropout=0.5).method == "gce-mixup-dropout"
     assert small(patience=3).method == "early"
+    assert small(mixup=1, patience=3).method == "mixup-early"
     assert small(weight_decay=1e-3, patience=3).method == "l2-early"
     distilled = small(teacher={"rule": "dense", "experiment": small()}, temperature=4, alpha=0.9, patience=3)
     assert distilled.method == "kd-early"

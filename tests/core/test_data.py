@@ -25,6 +25,25 @@ def test_wrong_classes_are_drawn_uniformly():
     assert (counts[1:] - 10_000).abs().max() < 500  # five standard deviations of a binomial
 
 
+@pytest.mark.parametrize(
+    ("kind", "taken_for"),
+    [("pair_flip", {label: (label + 1) % 10 for label in range(10)}), ("asymmetric", {2: 7, 3: 8, 5: 6, 6: 5})],
+)
+def test_labels_are_taken_for_one_other_class_and_as_many_as_asked_are_wrong(small, kind, taken_for):
+    data = load(small(noise_kind=kind, noise_rate=0.15))
+    for part, wrong in ((data.train, 120), (data.val, 30)):
+        assert int(part.corrupted.sum()) == wrong
+        pairs = zip(part.clean[part.corrupted].tolist(), part.labels[part.corrupted].tolist(), strict=True)
+        assert all(taken_for[clean] == label for clean, label in pairs)
+
+
+def test_more_labels_than_can_be_taken_for_another_class_are_refused(small, monkeypatch):
+    monkeypatch.setitem(DATASETS, "digits", replace(DATASETS["digits"], confused={5: 6}))
+    exp = small(noise_kind="asymmetric", noise_rate=0.05).model_copy(update={"noise_rate": 0.2})
+    with pytest.raises(DataError, match=r"noise_rate: 160 labels of 800 are to be wrong, and \d+ can be"):
+        load(exp)
+
+
 def test_a_kind_of_noise_that_nothing_draws_is_not_taken_for_another(small):
     with pytest.raises(KeyError, match="pair"):
         load(small().model_copy(update={"noise_kind": "pair"}))

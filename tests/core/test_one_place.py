@@ -8,7 +8,7 @@ import torch
 from matplotlib import pyplot as plt
 from torch import nn
 
-from sdd_utils import data, datasets, distillation, models, plots, pruning, pruning_loop, training
+from sdd_utils import data, datasets, distillation, losses, models, plots, pruning, pruning_loop, training
 from sdd_utils.analysis import claims, methods
 from sdd_utils.analysis.choose import candidates
 from sdd_utils.analysis.claims import claim, claims_table
@@ -65,6 +65,10 @@ def first_layer(net):
     return net.parameters[0].square().sum()
 
 
+def squared(logits, labels, weight):
+    return weight * (logits - nn.functional.one_hot(labels, logits.shape[1])).square().mean()
+
+
 def next_class(pool, parts, exp, rng):
     return (pool.labels + 1) % pool.classes
 
@@ -74,6 +78,7 @@ TOYS = {
     "dataset": (datasets.DATASETS, Dataset("Stripes", (1, 4, 4), 3, 60, 30, stripes, largest=9)),
     "criterion": (pruning.CRITERIA, first_come),
     "regulariser": (training.REGULARISERS, first_layer),
+    "loss": (losses.LOSSES, squared),
     "noise_kind": (data.NOISE, next_class),
     "teacher.rule": (distillation.TEACHERS, TeacherRule(lambda accuracy: len(accuracy) - 1, is_pruned=True)),
 }
@@ -84,6 +89,7 @@ ADDED_IN = {
     "dataset": "datasets.py, DATASETS",
     "criterion": "pruning.py, CRITERIA",
     "regulariser": "training.py, REGULARISERS",
+    "loss": "losses.py, LOSSES",
     "noise_kind": "data.py, NOISE",
     "teacher.rule": "distillation.py, TEACHERS",
 }
@@ -94,7 +100,8 @@ def named(field, name="toy", **changes):
     if field == "teacher.rule":
         teacher = {"rule": name, "experiment": smallest().model_dump(mode="json") | changes}
         return smallest(teacher=teacher, temperature=4, alpha=0.9)
-    return smallest(**{field: name}, **({"coefficient": 0.1} if field == "regulariser" else {}), **changes)
+    beside = {"regulariser": {"coefficient": 0.1}, "loss": {"loss_parameter": 1.0}}
+    return smallest(**{field: name}, **beside.get(field, {}), **changes)
 
 
 @pytest.fixture
@@ -180,6 +187,16 @@ def test_a_regulariser_makes_smaller_what_it_punishes_and_names_the_method(enter
     sizes = [[weights.square().mean().item() for weights in (first, second)] for first, second, *_ in (free, punished)]
     assert sizes[1][0] < 0.9 * sizes[0][0]
     assert sizes[1][1] == pytest.approx(sizes[0][1], rel=0.1)
+
+
+def test_a_loss_is_what_is_trained_on_and_names_the_method(enter):
+    enter("loss")
+    exp = named("loss", levels=0, epochs=5)
+    assert exp.method == "toy"
+    data, (level,) = load(exp), curve(exp)
+    logits = [predict(net.model, data.train) for net in (new_network(exp), level.network)]
+    before, after = (squared(answers, data.train.labels, 1.0) for answers in logits)
+    assert after < 0.8 * before
 
 
 def test_the_labels_of_a_noise_are_trained_and_validated_on_and_the_test_is_clean(enter):

@@ -8,7 +8,7 @@ from sdd_utils.data import load
 from sdd_utils.errors import ConfigError
 from sdd_utils.evaluation import predict
 from sdd_utils.models import build_model
-from sdd_utils.pruning import check_levels, kept, new_network, prune, rewind
+from sdd_utils.pruning import CRITERIA, check_levels, kept, new_network, prune, rewind
 from sdd_utils.training import make_optimizer
 
 NO_DATA = None
@@ -50,6 +50,36 @@ def test_pruned_weights_stay_pruned(small):
         prune(net, exp, level, NO_DATA)
         assert (net.mask <= before).all()
         before = net.mask.clone()
+
+
+def test_the_gradient_criterion_is_weight_times_gradient_over_all_training_images(exp):
+    data, exp = load(exp), exp.model_copy(update={"criterion": "gradient"})
+    net, model = new_network(exp), build_model(exp).eval()
+    score = CRITERIA["gradient"](net, data, exp)
+    logits = model(data.train.normalise(data.train.images))
+    nn.functional.cross_entropy(logits, data.train.labels).backward()
+    layers = [dict(model.named_modules())[name].weight for name in net.layers]
+    expected = torch.cat([(weight * weight.grad).abs().flatten() for weight in layers]).detach()
+    torch.testing.assert_close(score, expected, rtol=1e-3, atol=1e-7)
+
+
+def test_random_pruning_follows_the_seed_and_the_level_and_no_weight(small):
+    def masks(seed):
+        exp = small(criterion="random", prune_share=0.5, seed=seed)
+        net = new_network(exp)
+        found = []
+        for level in (1, 2):
+            prune(net, exp, level, NO_DATA)
+            found.append(net.mask.clone())
+            net.vector.data.normal_()
+        return found
+
+    first, second = masks(0)
+    assert torch.equal(first, masks(0)[0])
+    assert torch.equal(second, masks(0)[1])
+    assert not torch.equal(first, masks(1)[0])
+    halves = first.split(len(first) // 2)
+    assert abs(halves[0].mean() - halves[1].mean()).item() < 0.15  # neither layer nor place matters
 
 
 def test_equal_magnitudes_fall_in_the_order_of_the_vector(small):

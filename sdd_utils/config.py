@@ -79,6 +79,8 @@ class Experiment(Settings):
     levels: Annotated[Whole, Field(ge=0, le=1000)]  # the last level; level 0 is dense
     prune_share: Portion = 0.2  # of the surviving weights, each level
     criterion: Annotated[str, entry_of("pruning", "CRITERIA")] = "magnitude"  # by which weights are pruned
+    structure: Literal["weights", "units"] = "weights"  # what is removed: single weights, or neurons and channels
+    one_shot: bool = False  # each level is pruned from the trained dense network instead of the level before
     # Learning-rate rewinding (the paper), rewinding to initialisation, random re-initialisation:
     retrain: Literal["lr", "init", "random"] = "lr"
 

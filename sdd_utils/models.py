@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sdd_utils.errors import ConfigError
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -156,10 +158,37 @@ def build_model(exp: Experiment, draw: int = 0) -> nn.Module:
 
 
 def prunable_layers(model: nn.Module, exp: Experiment) -> dict[str, nn.Module]:
-    """The layers whose weight is pruned, by name, in the order of the model."""
+    """The layers whose weight is pruned, by name, in the order of the model; of structured pruning those that make or
+    read units. Raises ConfigError when there are none of the latter."""
     from torch import nn
 
     facts = ARCHITECTURES[exp.arch]
+    if exp.structure == "units":
+        linked = {name for link in unit_links(model) for name in link}
+        if not linked:
+            raise ConfigError(f"structure: {exp.arch} has no units that a single layer reads; prune its weights")
+        return {name: module for name, module in model.named_modules() if name in linked}
     kinds = tuple(getattr(nn, name) for name in facts.prunable)
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
     return dict(layers if facts.prunes_last else layers[:-1])
+
+
+LINKED = {"BasicBlock": ("conv1", "conv2"), "Mlp": ("fc1", "fc2")}  # torchvision's and timm's, inside a residual branch
+CHAINED = {"Conv2d", "Linear", "ReLU", "BatchNorm2d", "MaxPool2d", "Spread", "Flatten", "Dropout"}
+
+
+def unit_links(model: nn.Module) -> list[tuple[str, str]]:
+    """Pairs of layers, by name, of which the first makes units (neurons, channels) that the second alone reads, so that
+    a unit can be removed for good: inside the branches LINKED, or along a plain chain of layers.
+
+    All blocks read and write a residual stream, whose units are therefore no such.
+    """
+    from itertools import pairwise
+
+    from torch import nn
+
+    inside = [(name, LINKED[type(m).__name__]) for name, m in model.named_modules() if type(m).__name__ in LINKED]
+    links = [(f"{name}.{maker}", f"{name}.{reader}") for name, (maker, reader) in inside]
+    if isinstance(model, nn.Sequential) and {type(layer).__name__ for layer in model} <= CHAINED:
+        links += pairwise(n for n, layer in model.named_children() if isinstance(layer, (nn.Linear, nn.Conv2d)))
+    return links

@@ -10,7 +10,7 @@ from torch import Tensor
 from sdd_utils.config import Experiment
 from sdd_utils.data import Data
 from sdd_utils.errors import ConfigError
-from sdd_utils.models import build_model, prunable_layers
+from sdd_utils.models import build_model, prunable_layers, unit_links
 from sdd_utils.seeding import generator
 
 RESOLUTION = 1e-6  # two sparsities closer than this are the same number in a CSV, which has six digits
@@ -63,10 +63,14 @@ class SparseNetwork:
         """The surviving prunable weights (remaining,), a copy."""
         return self.weights[self.mask.bool()]
 
+    def by_layer(self, vector: Tensor) -> dict[str, Tensor]:
+        """What ``vector`` (N,) says of each layer's weights, by name and in their shape: views."""
+        parts = zip(self.layers.items(), vector.split(self.sizes), strict=True)
+        return {name: part.view_as(layer.weight) for (name, layer), part in parts}
+
     def layer_density(self) -> dict[str, float]:
         """Share of surviving weights by layer name."""
-        shares = [m.mean().item() for m in self.mask.split(self.sizes)]
-        return dict(zip(self.layers, shares, strict=True))
+        return {name: mask.mean().item() for name, mask in self.by_layer(self.mask).items()}
 
     def backward(self, loss: Tensor) -> None:
         """Write the gradient of ``loss``, a scalar, into ``vector.grad``."""
@@ -139,11 +143,42 @@ CRITERIA: dict[str, Callable[[SparseNetwork, Data, Experiment], Tensor]] = {
 
 def prune(net: SparseNetwork, exp: Experiment, level: int, data: Data) -> None:
     """Remove the surviving weights with the lowest scores, over all layers together, until round(N·(1 −
-    prune_share)^level) are left (paper, Sec. 3): rounding does not accumulate. Ties go by position."""
+    prune_share)^level) are left (paper, Sec. 3): rounding does not accumulate. Ties go by position.
+
+    Of structured pruning it is units, until at most so many weights are left. Raises ConfigError when there are none.
+    """
     score = CRITERIA[exp.criterion](net, data, exp).detach()
+    if exp.structure == "units":
+        before = net.remaining
+        while net.remaining > kept(net, exp, level) or net.remaining == before:
+            _remove_worst_unit(net, score)
+        net.apply_mask()
+        return
     order = torch.argsort(torch.where(net.mask.bool(), score, -torch.inf), stable=True)  # the pruned ones come first
     net.mask[order[: len(net.mask) - kept(net, exp, level)]] = 0
     net.apply_mask()
+
+
+def _remove_worst_unit(net: SparseNetwork, score: Tensor) -> None:
+    """Mask the unit whose surviving incoming weights have the lowest mean score, over all layers together, and what
+    reads it. Of each layer one unit stays. Raises ConfigError when no more can go."""
+    masks, scores, worst = net.by_layer(net.mask), net.by_layer(score), []
+    for maker, reader in unit_links(net.model):
+        left = masks[maker].flatten(1).sum(1)
+        if left.count_nonzero() > 1:
+            mean = (scores[maker] * masks[maker]).flatten(1).sum(1) / left
+            lowest, unit = mean.nan_to_num(torch.inf).min(0)  # nan: it has gone
+            worst.append((lowest.item(), unit.item(), maker, reader))
+    if not worst:
+        raise ConfigError("levels: no layer has a unit more to prune; give fewer")
+    _, unit, maker, reader = min(worst)
+    masks[maker][unit] = 0
+    _by_unit(masks, maker, reader)[:, unit] = 0
+
+
+def _by_unit(masks: dict[str, Tensor], maker: str, reader: str) -> Tensor:
+    """The reader's part of a mask as (readers, units, weights between them), a view."""
+    return masks[reader].flatten(1).unflatten(1, (len(masks[maker]), -1))
 
 
 def kept(net: SparseNetwork, exp: Experiment, level: int) -> int:
@@ -153,10 +188,16 @@ def kept(net: SparseNetwork, exp: Experiment, level: int) -> int:
 
 def check_levels(net: SparseNetwork, exp: Experiment) -> None:
     """Raise ConfigError unless every level leaves some weights, and visibly fewer than the one before."""
-    left = len(net.mask)
+    left, least = len(net.mask), 1
+    if exp.structure == "units":
+        masks = net.by_layer(ones := torch.ones_like(net.mask))
+        for maker, reader in unit_links(net.model):
+            masks[maker][1:] = 0
+            _by_unit(masks, maker, reader)[:, 1:] = 0
+        least = int(ones.count_nonzero())  # with one unit in each layer
     for level in range(1, exp.levels + 1):
         before, left = left, kept(net, exp, level)
-        if not left or before - left < RESOLUTION * len(net.mask):
+        if left < least or before - left < RESOLUTION * len(net.mask):
             there = f"there is hardly anything left to prune: {before} of {len(net.mask)} weights"
             raise ConfigError(f"levels: after {level - 1} of {exp.levels} {there}; give fewer")
 

@@ -23,23 +23,30 @@ def iterative_pruning(
     teacher: SparseNetwork | None = None,
     resume: Resume | None = None,
     after_epoch: AfterEpoch | None = None,
+    dense: SparseNetwork | None = None,
 ) -> Iterator[Level]:
     """Yield the experiment's pruning curve, level by level; level 0 is dense.
 
     ``data`` is ``load(exp, device)``, and that device is trained on. The ``teacher`` of a distilled experiment is
     trained first unless it is given. The network of a level is trained further in place: copy what is to be kept.
+    ``dense`` is level 0's, which one-shot pruning needs when it is resumed after it.
     Raises ConfigError when there are more levels than weights to prune, TrainingDiverged when the loss is not finite.
     """
     net, first, partial = resume or (new_network(exp, data.train.images.device), 0, {})
     check_levels(net, exp)
+    trained = dense.state() if dense else None
     if exp.teacher and teacher is None:
         teacher = train_teacher(exp, data)
     for level in range(first, exp.levels + 1):
         if level and not partial:  # else it was pruned before its training was interrupted
+            if exp.one_shot:
+                net.load_state(trained)
             prune(net, exp, level, data)
             net = rewind(net, exp, level)
         epochs = train_level(net, data, exp, level, teacher, partial, after_epoch)
         partial = {}
+        if exp.one_shot and level == 0:
+            trained = copy.deepcopy(net.state())
         yield measure_level(level, net, data, exp.amp, epochs)
 
 

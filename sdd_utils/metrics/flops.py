@@ -42,7 +42,14 @@ class FlopCount:
         return self.forward - sum(f * (1 - density[name]) for name, f in self._forward_layers.items())
 
 
-NETWORK = ("arch", "width", "vit", "dropout", "dataset")  # the settings that decide what a network computes
+NETWORK = (
+    "arch",
+    "width",
+    "vit",
+    "dropout",
+    "structure",
+    "dataset",
+)  # the settings that decide what a network computes
 
 
 def flop_count(exp: Experiment) -> FlopCount:

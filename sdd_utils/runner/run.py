@@ -63,6 +63,9 @@ def _train(exp: Experiment, run: Path, device: str, deadline: float, lock: SoftF
     teacher, teacher_level = load_teacher(exp, run.parent, device)
     net = new_network(exp, device)
     history, partial = resume(run, exp, net)
+    dense = None
+    if exp.one_shot and history.levels:
+        restore(level_file(run, 0), exp, dense := new_network(exp, device))
     before = history.levels
     write_tables(run, exp, history)  # a kill may have come between the state and the tables
     segment = SegmentClock(history, device, deadline, lock)
@@ -73,7 +76,7 @@ def _train(exp: Experiment, run: Path, device: str, deadline: float, lock: SoftF
             save(run, exp, net, history, state())
             segment.begin()
 
-    curve = iterative_pruning(exp, data, teacher, (net, history.levels, partial), after_epoch)
+    curve = iterative_pruning(exp, data, teacher, (net, history.levels, partial), after_epoch, dense)
     if history.levels <= exp.levels:
         compile_ahead(exp, data, teacher)
     while history.levels <= exp.levels:

@@ -1,13 +1,16 @@
+import re
+
 import pytest
 import torch
 from conftest import SMALL_VIT
 from torch import nn
 from torch.nn.utils import prune as torchs
 
+from benchmarks.deploy import without_dead_units
 from sdd_utils.data import load
 from sdd_utils.errors import ConfigError
 from sdd_utils.evaluation import predict
-from sdd_utils.models import build_model
+from sdd_utils.models import build_model, unit_links
 from sdd_utils.pruning import CRITERIA, check_levels, kept, new_network, prune, rewind
 from sdd_utils.training import make_optimizer
 
@@ -201,6 +204,63 @@ def test_spread_is_what_vggs_adaptive_pooling_does_to_maps_of_one_pixel(small):
     (spread,) = (m for m in build_model(small(arch="vgg_like", width=4)).modules() if type(m).__name__ == "Spread")
     maps = torch.randn(2, 5, 1, 1)
     assert torch.equal(spread(maps), nn.AdaptiveAvgPool2d(7)(maps))
+
+
+def test_structured_pruning_removes_whole_units_for_good(exp):
+    """What is left is a smaller network: cutting the units out changes nothing of what it says, and no weight stays."""
+    exp = exp.model_copy(update={"structure": "units", "prune_share": 0.3})
+    net, links = new_network(exp), unit_links(build_model(exp))
+    for level in (1, 2, 3):
+        net.vector.data.normal_(std=0.2)  # whatever training did
+        net.apply_mask()
+        before = net.mask.clone()
+        prune(net, exp, level, NO_DATA)
+        assert (net.mask <= before).all()
+        assert net.remaining <= kept(net, exp, level)
+    smaller, cut = without_dead_units(net.model)
+    assert cut > 0
+    weights = [dict(smaller.named_modules())[name].weight for name in {name for link in links for name in link}]
+    assert sum(weight.numel() for weight in weights) == net.remaining
+    images = torch.randn(4, *exp.facts.image_shape)
+    torch.testing.assert_close(smaller(images), net.model.eval()(images), rtol=1e-3, atol=1e-4)
+
+
+def test_the_unit_with_the_smallest_surviving_weights_goes_first_and_of_each_layer_one_stays(small):
+    exp = small(structure="units", prune_share=0.1)
+    net = new_network(exp)
+    masks, weights = net.by_layer(net.mask), net.by_layer(net.weights)
+    weights["1"].fill_(0.5)
+    weights["3"].fill_(0.4)
+    weights["1"][7] = 0.3
+    prune(net, exp, 1, NO_DATA)
+    assert not masks["1"][7].any()
+    assert not masks["3"][:, 7].any()
+    assert masks["1"].any(1).sum() == 15
+    assert 0 < masks["3"].any(1).sum() < 16  # then the second layer's, of equals the first
+    assert not masks["3"][0].any()
+    while masks["3"].any(1).sum() > 1:
+        prune(net, exp, 1, NO_DATA)
+    prune(net, exp, 1, NO_DATA)
+    assert masks["3"].any(1).sum() == 1
+    assert masks["1"].any(1).sum() < 15
+
+
+def test_more_levels_than_there_are_units_are_refused(small):
+    least = 64 + 1 + 10  # one unit in each of the two layers
+    exp = small(structure="units", prune_share=0.5, levels=20)
+    net = new_network(exp)
+    with pytest.raises(ConfigError, match=r"levels: after (\d+) of 20 there is hardly anything left to prune") as error:
+        check_levels(net, exp)
+    last = int(re.search(r"after (\d+)", str(error.value))[1])
+    assert kept(net, exp, last) >= least > kept(net, exp, last + 1)
+    for level in range(1, last + 1):
+        prune(net, exp, level, NO_DATA)
+
+
+def test_units_of_a_network_that_has_none_are_not_looked_for(small, monkeypatch):
+    monkeypatch.setattr("sdd_utils.models.unit_links", lambda model: [])
+    with pytest.raises(ConfigError, match="structure: mlp has no units that a single layer reads; prune its weights"):
+        new_network(small(structure="units"))
 
 
 def test_a_rewound_network_keeps_the_mask_and_has_the_weights_that_retrain_says(small):

@@ -13,9 +13,10 @@ from sdd_utils.distillation import select_level
 from sdd_utils.errors import ConfigError
 from sdd_utils.evaluation import measure_level
 from sdd_utils.files import as_csv, read_csv
-from sdd_utils.pruning import new_network
+from sdd_utils.pruning import new_network, prune
 from sdd_utils.pruning_loop import iterative_pruning, train_teacher
 from sdd_utils.runner.run import run_experiment
+from sdd_utils.training import train_level
 
 
 def as_written(levels):
@@ -89,6 +90,20 @@ def test_a_curve_may_be_left_early_and_gone_on_with_from_a_level(small):
     net.load_state(first[1].network.state())
     rest = list(iterative_pruning(exp, data, resume=(net, 2, {})))
     pd.testing.assert_frame_equal(as_written([*first, *rest]), as_written(iterative_pruning(exp, data)))
+
+
+def test_one_shot_pruning_takes_every_level_from_the_trained_dense_network(small):
+    exp = small(levels=2, one_shot=True)
+    data, curve = load(exp), []
+    for level in iterative_pruning(exp, data):
+        curve.append((level.row, {name: tensor.clone() for name, tensor in level.network.state().items()}))
+    net = new_network(exp)
+    net.load_state(curve[0][1])
+    prune(net, exp, 2, data)
+    expected = net.mask.clone()
+    train_level(net, data, exp, 2, None)
+    assert torch.equal(net.vector, curve[2][1]["vector"])
+    assert torch.equal(expected.bool(), curve[2][1]["mask"])
 
 
 def test_after_each_epoch_but_the_last_it_hands_over_the_network_and_a_state_to_go_on_from(small):

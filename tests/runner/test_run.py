@@ -63,6 +63,7 @@ def interrupt_before(level, monkeypatch, epoch=0):
 
 KINDS = [{}, {"retrain": "init"}, {"retrain": "random"}, SMALL_VIT, {"arch": "resnet18", "width": 4}, {"flip": True}]
 KINDS += [{"patience": 9, "dense_epochs": 5}, {"mixup": 0.4, "dropout": 0.2, "criterion": "random"}]
+KINDS += [{"one_shot": True, "structure": "units"}]
 
 
 def of_kind(small, settings, **more):

@@ -8,16 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal
+import re
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
-from sdd_utils.datasets import DATASETS, Dataset
+from sdd_utils.datasets import DATASETS, FOLDER, Dataset, facts_of
 from sdd_utils.distillation import TEACHERS
-from sdd_utils.models import ARCHITECTURES
+from sdd_utils.models import TIMM, architecture
 from sdd_utils.settings import Count, NotNegative, Portion, Positive, Settings, Share, Whole, entry_of
 
-SAME_SPLIT = ("seed", "dataset", "train_subset", "test_subset", "val_share")  # they say which images are for training
+SAME_SPLIT = (
+    "seed",
+    "dataset",
+    "image_size",
+    "train_subset",
+    "test_subset",
+    "val_share",
+)  # they say which images are for training
 
 
 class ViTShape(Settings):
@@ -28,6 +37,36 @@ class ViTShape(Settings):
     heads: Count = 8
     mlp_width: Count = 512
     dropout: Share = 0.1  # after the embedding, after attention's projection and inside the MLP
+
+
+class Arguments(Settings):
+    """Arguments of a function of another library, whatever it takes."""
+
+    model_config = ConfigDict(extra="allow")
+
+    __pydantic_extra__: dict[str, bool | int | float | str | None]
+
+    def keys(self) -> Any:
+        """With ``__getitem__``, what makes ``**arguments``."""
+        return self.model_extra.keys()
+
+    def __getitem__(self, name: str) -> Any:
+        return self.model_extra[name]
+
+
+def _architecture(name: str) -> str:
+    if not name.startswith(TIMM):
+        return entry_of("models", "ARCHITECTURES").func(name)
+    import timm
+
+    if not timm.is_model(model := name.removeprefix(TIMM)):
+        close = get_close_matches(model, timm.list_models(), 5, 0) or ["none"]
+        raise ValueError(f"timm has no model {model!r}; it has, among others, {', '.join(close)}")
+    return name
+
+
+def _dataset(name: str) -> str:
+    return name if re.fullmatch(rf"{FOLDER}\w[\w.-]*", name) else entry_of("datasets", "DATASETS").func(name)
 
 
 class Teacher(Settings):
@@ -42,7 +81,8 @@ class Experiment(Settings):
 
     # Data. The split, the noise, the initial weights and the batches all follow the seed.
     seed: Annotated[Whole, Field(ge=0, le=1_000_000_000)] = 0
-    dataset: Annotated[str, entry_of("datasets", "DATASETS")] = "digits"
+    dataset: Annotated[str, AfterValidator(_dataset)] = "digits"
+    image_size: Annotated[Count, Field(le=512)] | None = None  # pixels a side, to which the images of a folder are cut
     train_subset: Count | None = None  # so many of the training images, validation included; None: all
     test_subset: Count | None = None  # so many of the test images; None: all
     val_share: Portion = 0.2  # of the training images, noisy labels
@@ -53,9 +93,11 @@ class Experiment(Settings):
     flip: bool = False  # random horizontal flip
 
     # Network
-    arch: Annotated[str, entry_of("models", "ARCHITECTURES")]
-    width: Count  # mlp, lenet: hidden units; resnet18, vgg_like: channels of the first stage; vit: embedding dimension
+    arch: Annotated[str, AfterValidator(_architecture)]
+    # mlp, lenet: hidden units; resnet18, vgg_like: channels of the first stage; vit: embedding dimension; timm: none
+    width: Count | None = None
     vit: ViTShape | None = None
+    timm: Arguments | None = None  # of timm.create_model, such as {drop_path_rate: 0.1}
     dropout: Share = 0.0  # before the last layer and, in mlp and lenet, after every other; vit has its own
 
     # Training of one level
@@ -79,6 +121,7 @@ class Experiment(Settings):
     levels: Annotated[Whole, Field(ge=0, le=1000)]  # the last level; level 0 is dense
     prune_share: Portion = 0.2  # of the surviving weights, each level
     criterion: Annotated[str, entry_of("pruning", "CRITERIA")] = "magnitude"  # by which weights are pruned
+    prune_depthwise: bool = True  # also convolutions with groups, which have few weights and all that sees space
     structure: Literal["weights", "units"] = "weights"  # what is removed: single weights, or neurons and channels
     one_shot: bool = False  # each level is pruned from the trained dense network instead of the level before
     # Learning-rate rewinding (the paper), rewinding to initialisation, random re-initialisation:
@@ -102,12 +145,14 @@ class Experiment(Settings):
     def _consistent(self) -> Experiment:
         needs = [
             ("vit", self.arch == "vit", "arch is vit"),
+            ("width", architecture(self.arch).least_width > 0, "arch is not one of timm's"),
             ("momentum", self.optimizer == "sgd", "optimizer is sgd"),
             ("milestones", self.optimizer == "sgd", "optimizer is sgd"),
             ("coefficient", self.regulariser is not None, "there is a regulariser"),
             ("loss_parameter", self.loss is not None, "there is a loss"),
             ("temperature", self.teacher is not None, "there is a teacher"),
             ("alpha", self.teacher is not None, "there is a teacher"),
+            ("image_size", self.dataset.startswith(FOLDER), "dataset is a folder"),
             ("human_labels", self.noise_kind == "human", "noise_kind is human"),
         ]
         if self.selection == "test" and (self.teacher is None or self.teacher.rule != "sparse"):
@@ -117,6 +162,8 @@ class Experiment(Settings):
                 raise ValueError(f"{field}: missing; it must be given when {when}")
             if not needed and getattr(self, field) is not None:
                 raise ValueError(f"{field}: given, but it means something only when {when}")
+        if self.timm and not self.arch.startswith(TIMM):
+            raise ValueError(f"timm: given, but it means something only when arch is one of {TIMM}…")
         if self.vit and self.dropout:
             raise ValueError("dropout: a vit has its own, vit.dropout")
         if self.vit and self.width % self.vit.heads:
@@ -138,14 +185,14 @@ class Experiment(Settings):
 
     def _check_counts(self) -> None:
         """What is valid alone, and comes to nothing with the rest: nobody could train, choose or measure on it."""
-        images, arch = self.training_images, ARCHITECTURES[self.arch]
+        images, arch = self.training_images, architecture(self.arch)
         every = images + self.validation_images
         for part, count in (("training", images), ("validation", every - images)):
             if not count:
                 raise ValueError(f"val_share: {self.val_share:g} of {every} images leaves none for {part}")
         if self.noise_rate and not round(self.noise_rate * images):
             raise ValueError(f"noise_rate: {self.noise_rate:g} of {images} training images is not one wrong label")
-        if self.width < arch.least_width:
+        if self.width and self.width < arch.least_width:
             raise ValueError(f"width: {self.width} is too narrow for {self.arch}, which needs {arch.least_width}")
         if arch.batch_norm and images % self.batch_size == 1:
             what = f"the last of {images} would be a batch of its own, and batch normalisation needs two"
@@ -188,8 +235,8 @@ class Experiment(Settings):
 
     @property
     def facts(self) -> Dataset:
-        """What is known of its dataset without opening it."""
-        return DATASETS[self.dataset]
+        """What is known of its dataset without opening it. Raises DataError of a folder that is not there."""
+        return facts_of(self.dataset, self.image_size)
 
     @property
     def training_images(self) -> int:
@@ -209,7 +256,7 @@ class Experiment(Settings):
         regular λ, and ``l2`` at others (``l2-early`` with early stopping)."""
         kinds = ("kd" if self.teacher else None, self.regulariser, self.loss)
         names = [*filter(None, kinds), *(name for name in ("mixup", "dropout") if getattr(self, name))]
-        if not names and self.weight_decay != ARCHITECTURES[self.arch].weight_decay:
+        if not names and self.weight_decay != architecture(self.arch).weight_decay:
             names = ["l2"]
         return "-".join(names + ["early"] * (self.patience is not None)) or "vanilla"
 
@@ -235,7 +282,9 @@ class Experiment(Settings):
         digest = hashlib.sha256(self.canonical.encode()).hexdigest()[:8]
         method = self.method.replace("kd", f"kd-{self.teacher.rule}") if self.teacher else self.method
         noise = f"{self.noise_kind[:3]}{self.noise_rate:g}"
-        return f"{self.dataset}-{self.arch}{self.width}-{noise}-{method}-wd{self.weight_decay:g}-s{self.seed}-{digest}"
+        network = f"{self.arch.removeprefix(TIMM)}{self.width or ''}"
+        what = f"{self.dataset.removeprefix(FOLDER)}-{network}"
+        return f"{what}-{noise}-{method}-wd{self.weight_decay:g}-s{self.seed}-{digest}"
 
 
 Teacher.model_rebuild()

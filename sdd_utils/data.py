@@ -118,7 +118,7 @@ def load(exp: Experiment, device: str | torch.device = "cpu") -> Data:
     Validation labels are as noisy as the training labels, since in practice nobody has clean ones to choose by. Raises
     DataError when files are missing or wrong.
     """
-    pool, test = source(exp.dataset)
+    pool, test = source(exp.dataset, exp.image_size)
     order = torch.randperm(len(pool.labels), generator=(rng := generator(exp.seed, "split")))
     if test is None:  # the dataset has no split of its own
         test, order, test_order = pool, order[exp.facts.test :], order[: exp.facts.test]
@@ -138,8 +138,8 @@ def load(exp: Experiment, device: str | torch.device = "cpu") -> Data:
 
 def check_data(experiments: list[Experiment]) -> None:
     """Read every dataset of the experiments once. Raises DataError when files are missing or wrong."""
-    for dataset, labels in sorted({(exp.dataset, exp.human_labels or "") for exp in experiments}):
-        source(dataset)
+    for dataset, size, labels in sorted({(e.dataset, e.image_size or 0, e.human_labels or "") for e in experiments}):
+        source(dataset, size)
         if labels:
             human_labels(dataset, labels)
 

@@ -102,6 +102,38 @@ def mnist(root: Path) -> tuple[Images, Images]:
     return images("train"), images("t10k")
 
 
+def fashion_mnist(root: Path) -> tuple[Images, Images]:
+    """Fashion-MNIST's training and test images from the compressed files in torchvision's folder in ``root``. Raises
+    DataError as ``cifar`` does."""
+    import gzip
+
+    import torch
+    from torchvision.datasets import FashionMNIST
+
+    folder, parts = root / "FashionMNIST" / "raw", []
+    for file, md5 in FashionMNIST.resources:
+        _check_file("fashion_mnist", folder / file, md5, f"torchvision's folder FashionMNIST into {root}")
+        values = torch.frombuffer(bytearray(gzip.decompress((folder / file).read_bytes())), dtype=torch.uint8)
+        parts.append(values[16:].reshape(-1, 1, 28, 28) if "images" in file else values[8:].long())  # after a header
+    train, test = (Images(*parts[i : i + 2], 10).check(f"fashion_mnist: {folder}") for i in (0, 2))
+    return train, test
+
+
+def svhn(root: Path) -> tuple[Images, Images]:
+    """The cropped digits of SVHN, without its extra part, from torchvision's two files in ``root``. Raises DataError as
+    ``cifar`` does."""
+    import torch
+    from torchvision.datasets import SVHN
+
+    def images(part: str) -> Images:
+        _, file, md5 = SVHN.split_list[part]
+        _check_file("svhn", root / file, md5, f"{file} into {root}")
+        read = SVHN(root, part)
+        return Images(torch.from_numpy(read.data), torch.from_numpy(read.labels).long(), 10).check(f"svhn: {root}")
+
+    return images("train"), images("test")
+
+
 def cifar(name: str, root: Path) -> tuple[Images, Images]:
     """CIFAR-10's or CIFAR-100's training and test images from torchvision's folder in ``root``. Raises DataError when a
     file is missing or its MD5 sum is another, before torchvision opens it."""
@@ -135,11 +167,13 @@ cifar10, cifar100 = partial(cifar, "cifar10"), partial(cifar, "cifar100")  # of 
 
 
 def by_torchvision(name: str, root: Path) -> None:
-    """Have torchvision download MNIST, CIFAR-10 or CIFAR-100 into ``root``. Raises DataError when it cannot."""
+    """Have torchvision download a dataset of its own into ``root``. Raises DataError when it cannot."""
     from torchvision import datasets
 
-    kind = getattr(datasets, name.upper())
-    _download(name, root / getattr(kind, "base_folder", "MNIST"), root, lambda new: kind(new, download=True))
+    kind = next(getattr(datasets, own) for own in datasets.__all__ if own.lower() == name.replace("_", ""))
+    parts = ({"split": "train"}, {"split": "test"}) if name == "svhn" else ({},)
+    folder = root / getattr(kind, "base_folder", "its two files" if name == "svhn" else kind.__name__)
+    _download(name, folder, root, lambda new: [kind(new, download=True, **part) for part in parts])
 
 
 @dataclass(frozen=True)
@@ -182,6 +216,8 @@ DATASETS = {
     # Each seed holds out 797 of 1,797
     "digits": Dataset("digits", (1, 8, 8), 10, 1000, 797, digits, largest=16, confused=_DIGITS),
     "mnist": Dataset("MNIST", (1, 28, 28), 10, 60_000, 10_000, mnist, by_torchvision, 255, MNIST, _DIGITS),
+    "fashion_mnist": Dataset("Fashion-MNIST", (1, 28, 28), 10, 60_000, 10_000, fashion_mnist, by_torchvision),
+    "svhn": Dataset("SVHN", _RGB, 10, 73_257, 26_032, svhn, by_torchvision),
     "cifar10": Dataset("CIFAR-10", _RGB, 10, 50_000, 10_000, cifar10, by_torchvision, 255, IMAGENET, _OBJECTS),
     "cifar100": Dataset("CIFAR-100", _RGB, 100, 50_000, 10_000, cifar100, by_torchvision, moments=IMAGENET),
     "cifar10n": Dataset("CIFAR-10N", _RGB, 10, 50_000, 10_000, cifar10, moments=IMAGENET, human=_HUMAN_10),
@@ -189,10 +225,48 @@ DATASETS = {
 }
 """By the name that ``dataset`` gives."""
 
+FOLDER = "folder/"  # before the name of a user's own folder of images in DATA
 
-def source(name: str) -> tuple[Images, Images | None]:
-    """A dataset as it comes: training images, and test images if there is such a split. Raises DataError."""
-    facts = DATASETS[name]
+
+def facts_of(name: str, size: int | None = None, root: Path | None = None) -> Dataset:
+    """The entry of DATASETS, or one for a folder of images, cut to ``size`` pixels a side. Raises DataError."""
+    return _folder(name, size or 1, root or DATA) if name.startswith(FOLDER) else DATASETS[name]
+
+
+@cache
+def _folder(name: str, size: int, root: Path) -> Dataset:
+    """What is known of a folder with images in train/<class>/ and test/<class>/ when their names have been listed."""
+    import torch
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms.v2 import CenterCrop, Compose, PILToTensor, Resize
+
+    folder = root / name.removeprefix(FOLDER)
+    try:
+        # In colour and, as usual, the shorter side scaled and the middle cut out
+        shape = Compose([Resize(size, antialias=True), CenterCrop(size), PILToTensor()])
+        train, test = (ImageFolder(str(folder / part), shape) for part in ("train", "test"))
+    except FileNotFoundError as error:
+        what = f"should have images in train/<class>/ and in test/<class>/ ({error})"
+        raise DataMissing(f"{name}: {folder} {what}; SDD_DATA names another place") from None
+    if train.classes != test.classes:
+        (odd, *_) = set(train.classes) ^ set(test.classes)
+        raise DataError(f"{name}: {folder}: {odd} is not a class of both train and test")
+
+    def images(part: ImageFolder) -> Images:
+        try:
+            pixels = torch.stack([image for image, _ in part])
+        except OSError as error:  # PIL's
+            raise DataError(f"{name}: an image cannot be read: {error}") from None
+        return Images(pixels, torch.tensor(part.targets), len(part.classes)).check(f"{name}: {folder}")
+
+    read, shape = (lambda root: (images(train), images(test))), (3, size, size)
+    return Dataset(name.removeprefix(FOLDER), shape, len(train.classes), len(train), len(test), read)
+
+
+def source(name: str, size: int | None = None) -> tuple[Images, Images | None]:
+    """A dataset as it comes: training images, and test images if there is such a split; those of a folder cut to
+    ``size`` pixels a side. Raises DataError."""
+    facts = facts_of(name, size)
     pool, test = _read(facts.read, DATA)
     numbers = [facts.train, facts.test]
     found = [len(pool.labels) - facts.test, facts.test] if test is None else [len(pool.labels), len(test.labels)]
@@ -247,7 +321,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def download(name: str, root: Path | None = None) -> str:
     """Download what is missing of a dataset, check all of it, and say what it is. Nothing else uses a network."""
-    root, facts = root or DATA, DATASETS[name]
+    root, facts = root or DATA, facts_of(name, root=root)
     base = facts.human.of if facts.human else name
     try:
         pool, test = _read(facts.read, root)

@@ -110,6 +110,17 @@ def vit(exp: Experiment) -> nn.Module:
     )
 
 
+def by_timm(exp: Experiment) -> nn.Module:
+    """One of timm's models, without pretrained weights. Raises ConfigError when it does not take these arguments."""
+    import timm
+
+    fixed = {"pretrained": False, "num_classes": exp.facts.classes, "in_chans": exp.facts.image_shape[0]}
+    try:
+        return timm.create_model(exp.arch.removeprefix(TIMM), **fixed, **(exp.timm or {}))
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise ConfigError(f"timm: {exp.arch}: {' '.join(str(error).split())}") from None
+
+
 def _dropout(exp: Experiment) -> list[nn.Module]:
     from torch import nn
 
@@ -126,7 +137,7 @@ class Architecture:
     prunable: tuple[str, ...] = ("Conv2d", "Linear")  # the layers of torch.nn whose weights are pruned
     prunes_last: bool = True  # and whether the last of them is
     batch_norm: bool = False  # whether a batch of one image cannot be trained on
-    least_width: int = 1
+    least_width: int = 1  # 0: it has no width
 
 
 ARCHITECTURES = {
@@ -139,10 +150,19 @@ ARCHITECTURES = {
 }
 """By the name that ``arch`` gives; figures and tables have them in this order. λ as in the authors' code."""
 
+TIMM = "timm/"  # before the name of any model of timm: timm/mobilenetv3_small_050
+
+
+def architecture(arch: str) -> Architecture:
+    """The entry of ARCHITECTURES; or one for a model of timm, with the convolutional networks' λ."""
+    if arch.startswith(TIMM):
+        return Architecture(arch.removeprefix(TIMM), 1e-4, by_timm, batch_norm=True, least_width=0)
+    return ARCHITECTURES[arch]
+
 
 def label_of(arch: str) -> str:
     """The architecture as figures and tables call it; one that is not known here, by its own name."""
-    return ARCHITECTURES[arch].label if arch in ARCHITECTURES else arch
+    return architecture(arch).label if arch in ARCHITECTURES or arch.startswith(TIMM) else arch
 
 
 def build_model(exp: Experiment, draw: int = 0) -> nn.Module:
@@ -154,7 +174,7 @@ def build_model(exp: Experiment, draw: int = 0) -> nn.Module:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(exp.seed, "init", draw))
-        return ARCHITECTURES[exp.arch].build(exp)
+        return architecture(exp.arch).build(exp)
 
 
 def prunable_layers(model: nn.Module, exp: Experiment) -> dict[str, nn.Module]:
@@ -162,7 +182,7 @@ def prunable_layers(model: nn.Module, exp: Experiment) -> dict[str, nn.Module]:
     read units. Raises ConfigError when there are none of the latter."""
     from torch import nn
 
-    facts = ARCHITECTURES[exp.arch]
+    facts = architecture(exp.arch)
     if exp.structure == "units":
         linked = {name for link in unit_links(model) for name in link}
         if not linked:
@@ -170,6 +190,8 @@ def prunable_layers(model: nn.Module, exp: Experiment) -> dict[str, nn.Module]:
         return {name: module for name, module in model.named_modules() if name in linked}
     kinds = tuple(getattr(nn, name) for name in facts.prunable)
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
+    if not exp.prune_depthwise:
+        layers = [(name, module) for name, module in layers if getattr(module, "groups", 1) == 1]
     return dict(layers if facts.prunes_last else layers[:-1])
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from sdd_utils.analysis.cost import COSTS
 from sdd_utils.analysis.dip import Estimate
-from sdd_utils.datasets import DATASETS
+from sdd_utils.datasets import facts_of
 from sdd_utils.errors import Unsatisfiable
 
 
@@ -100,7 +100,7 @@ def candidates(spent: pd.DataFrame, arch: str, noise_rate: float, dataset: str =
     ``expected`` is the accuracy (%) to go by, from validation; ``test``, ``low`` and ``high``, on test, take no part.
     """
     rows = spent[(spent["arch"] == arch) & (spent["noise_rate"] == noise_rate)]
-    rows = rows.assign(expected=100 * clean_accuracy(rows["val_acc"], noise_rate, DATASETS[dataset].classes))
+    rows = rows.assign(expected=100 * clean_accuracy(rows["val_acc"], noise_rate, facts_of(dataset).classes))
     by = rows.groupby(["pipeline", "level"], sort=False)
     estimates = [Estimate.of(100 * accuracies) for _, accuracies in by["test_acc"]]
     table = by[["expected", "sparsity", "remaining_params", *COSTS]].mean().reset_index()

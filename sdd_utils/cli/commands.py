@@ -170,9 +170,9 @@ def export_command(profile: str, only: str, out: Path, results: Path) -> None:
 @click.option("--root", type=FOLDER, help="A folder in torchvision's layout; SDD_DATA by default.")
 def data_command(dataset: str, root: Path | None) -> None:
     """Download a dataset if it is not there, and check every file of it."""
-    from sdd_utils.datasets import DATASETS, download
+    from sdd_utils.datasets import DATASETS, FOLDER, download
 
-    if dataset not in DATASETS:
+    if dataset not in DATASETS and not dataset.startswith(FOLDER):
         raise ConfigError(f"dataset: there is no {dataset!r}; known are {', '.join(DATASETS)}")
     say(download(dataset, root))
 

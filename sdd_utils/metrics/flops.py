@@ -8,11 +8,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdd_utils.config import Experiment
+from sdd_utils.errors import ConfigError
 from sdd_utils.models import build_model, prunable_layers
 
 
 class FlopCount:
-    """FLOPs of one image through an experiment's network, by layer, counted by torch (a multiply-add is two)."""
+    """FLOPs of one image through an experiment's network, by layer, counted by torch (a multiply-add is two). Raises
+    ConfigError when the network takes no images of the dataset's size."""
 
     def __init__(self, exp: Experiment):
         with torch.device("meta"):  # shapes without numbers: a network that memory has no room for is counted as well
@@ -23,7 +25,11 @@ class FlopCount:
             layer.register_forward_hook(lambda _, x, __, name=name: reached.update({name: x[0].requires_grad}))
         # The counter does not know every fused attention kernel, so attention is counted as the two products it is.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            model(images)
+            try:
+                model(images)
+            except RuntimeError as error:  # of shapes
+                what = f"{exp.arch} takes no images of {tuple(exp.facts.image_shape)}, which {exp.dataset} has"
+                raise ConfigError(f"arch: {what} ({' '.join(str(error).split())})") from None
         counts, root = counter.get_flop_counts(), type(model).__name__
         forward = {name: sum(counts[f"{root}.{name}"].values()) / 2 for name in layers}
         self.forward = counter.get_total_flops() / 2
@@ -42,14 +48,8 @@ class FlopCount:
         return self.forward - sum(f * (1 - density[name]) for name, f in self._forward_layers.items())
 
 
-NETWORK = (
-    "arch",
-    "width",
-    "vit",
-    "dropout",
-    "structure",
-    "dataset",
-)  # the settings that decide what a network computes
+# The settings that decide what a network computes
+NETWORK = ("arch", "width", "vit", "timm", "dropout", "prune_depthwise", "structure", "dataset", "image_size")
 
 
 def flop_count(exp: Experiment) -> FlopCount:

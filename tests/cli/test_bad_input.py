@@ -89,8 +89,8 @@ SETTINGS = [
     ({"optimizer": "adam"}, "optimizer: input should be 'sgd' or 'adamw' (got 'adam')"),
     ({"optimizer": "adamw"}, "momentum: given, but it means something only when optimizer is sgd"),
     (
-        {"dataset": "svhn"},
-        "dataset: should be one of digits, mnist, cifar10, cifar100, cifar10n, cifar100n; others are ",
+        {"dataset": "stl10"},
+        "dataset: should be one of digits, mnist, fashion_mnist, svhn, cifar10, cifar100, cifar10n, cifar100n; others",
     ),
     (
         {"noise_kind": "pairflip"},
@@ -122,7 +122,7 @@ SETTINGS = [
     ({"train_subset": 1001}, "train_subset: 1001 images are more than the 1000 of digits"),
     ({"test_subset": 0}, "test_subset: input should be greater than or equal to 1 (got 0)"),
     ({"amp": "bf16"}, "amp: input should be a valid boolean"),
-    ({"learning_rate": 0.1}, "learning_rate: unknown field; the fields are seed, dataset, train_subset"),
+    ({"learning_rate": 0.1}, "learning_rate: unknown field; the fields are seed, dataset, image_size, train_subset"),
     # Numbers that no memory, no clock or no floating-point number has room for
     ({"levels": 1001}, "levels: input should be less than or equal to 1000 (got 1001)"),
     ({"epochs": 10**9}, "epochs: input should be less than or equal to 1000000 (got 1000000000)"),
@@ -137,7 +137,7 @@ SETTINGS = [
     ({"lr": "1e400"}, "lr: input should be a finite number (got '1e400')"),
     (
         {"dataset": "x" * 5000},
-        "dataset: should be one of digits, mnist, cifar10, cifar100, cifar10n, cifar100n; others ",
+        "dataset: should be one of digits, mnist, fashion_mnist, svhn, cifar10, cifar100, cifar10n, cifar100n; others ",
     ),
     # Truth values, which Python takes for 0 and 1
     ({"epochs": True}, "epochs: should be a number (got True)"),
@@ -194,8 +194,8 @@ GRID = [
     (profile() | {"profile": "other"}, "profiles/mine.yaml: profile: is 'other', but the file is called 'mine'"),
     (profile() | {"profile": "../mine"}, "profiles/mine.yaml: profile: string should match pattern"),
     (
-        profile() | {"datasets": {"svhn": {}}},
-        "mine: architectures.mlp: dataset: should be one of digits, mnist, cifar10,",
+        profile() | {"datasets": {"stl10": {}}},
+        "mine: architectures.mlp: dataset: should be one of digits, mnist, fashion_mnist, svhn, cifar10,",
     ),
     (
         profile() | {"datasets": {"digits": {"rates": [0.1]}}},

@@ -17,9 +17,9 @@ WRONG = [
         "(got 'resnet19')",
     ),
     (
-        {"dataset": "svhn"},
-        "dataset: should be one of digits, mnist, cifar10, cifar100, cifar10n, cifar100n; others are added in "
-        "sdd_utils/datasets.py, DATASETS (got 'svhn')",
+        {"dataset": "stl10"},
+        "dataset: should be one of digits, mnist, fashion_mnist, svhn, cifar10, cifar100, cifar10n, cifar100n; others "
+        "are added in sdd_utils/datasets.py, DATASETS (got 'stl10')",
     ),
     (
         {"noise_kind": "pair"},

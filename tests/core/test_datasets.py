@@ -1,5 +1,6 @@
 """Datasets in torchvision's and CIFAR-N's formats on disk, small and made here, and everything that can be wrong."""
 
+import gzip
 import hashlib
 import os
 import pickle
@@ -11,17 +12,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 import sklearn.datasets
 import torch
 import torchvision
+from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from sdd_utils import datasets
 from sdd_utils.cli.commands import main
 from sdd_utils.data import load
-from sdd_utils.datasets import DATA, DATASETS, Human, cifar10, digits, human_labels, mnist
-from sdd_utils.errors import DataError
+from sdd_utils.datasets import (
+    DATA,
+    DATASETS,
+    Human,
+    cifar10,
+    digits,
+    download,
+    fashion_mnist,
+    human_labels,
+    mnist,
+    svhn,
+)
+from sdd_utils.errors import ConfigError, DataError
 from sdd_utils.files import ROOT
+from sdd_utils.pruning_loop import iterative_pruning
 
 
 @pytest.fixture
@@ -195,6 +210,94 @@ def test_mnist_that_is_not_what_was_published_is_not_read(mnist_root, how, messa
         mnist(mnist_root)
 
 
+@pytest.fixture
+def fashion_root(tmp_path, monkeypatch):
+    """A Fashion-MNIST of 20 training and 10 test images in the files that torchvision downloads."""
+    folder, resources = tmp_path / "FashionMNIST" / "raw", []
+    folder.mkdir(parents=True)
+    for part, n in (("train", 20), ("t10k", 10)):
+        pixels, labels = np.arange(n * 784) % 256, np.arange(n) % 10
+        header = [0, 0, 8, 3, 0, 0, 0, n, 0, 0, 0, 28, 0, 0, 0, 28]
+        for kind, values in (("images-idx3", [*header, *pixels]), ("labels-idx1", [0, 0, 8, 1, 0, 0, 0, n, *labels])):
+            path = folder / f"{part}-{kind}-ubyte.gz"
+            path.write_bytes(gzip.compress(bytes(int(value) for value in values)))
+            resources.append((path.name, hashlib.md5(path.read_bytes()).hexdigest()))
+    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "resources", resources)
+    return tmp_path
+
+
+def test_fashion_mnist_is_read_as_it_lies_in_its_files(fashion_root):
+    train, test = fashion_mnist(fashion_root)
+    assert (train.images.shape, test.images.shape) == ((20, 1, 28, 28), (10, 1, 28, 28))
+    assert train.images.flatten().tolist() == [i % 256 for i in range(20 * 784)]
+    assert (train.labels.tolist(), test.labels.tolist()) == ([*range(10)] * 2, [*range(10)])
+    path = fashion_root / "FashionMNIST" / "raw" / "train-labels-idx1-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=f"fashion_mnist: {path} is cut or changed"):
+        fashion_mnist(fashion_root)
+
+
+def test_svhn_is_read_as_it_lies_in_its_files_with_ten_for_zero(tmp_path, monkeypatch):
+    rng, listed = np.random.default_rng(0), {}
+    given = {part: rng.integers(0, 256, (32, 32, 3, 10), dtype=np.uint8) for part in ("train", "test")}
+    for part, images in given.items():
+        path = tmp_path / f"{part}_32x32.mat"
+        scipy.io.savemat(path, {"X": images, "y": np.arange(1, 11, dtype=np.uint8)[:, None]})
+        listed[part] = ["", path.name, hashlib.md5(path.read_bytes()).hexdigest()]
+    monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", listed)
+    train, test = svhn(tmp_path)
+    assert torch.equal(train.images, torch.from_numpy(given["train"].transpose(3, 2, 0, 1)))
+    assert test.labels.tolist() == [*range(1, 10), 0]
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=f"svhn: {path} is cut or changed"):
+        svhn(tmp_path)
+
+
+@pytest.fixture
+def flowers(tmp_path, monkeypatch, small):
+    """A folder of images of any size, red ones and blue ones, and an experiment on them."""
+    for part, n in (("train", 12), ("test", 4)):
+        for name, colour in (("blue", (0, 0, 250)), ("red", (250, 0, 0))):
+            folder = tmp_path / "flowers" / part / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                Image.new("RGB", (20 + i, 30), colour).save(folder / f"{i}.png")
+    monkeypatch.setattr(datasets, "DATA", tmp_path)
+    return lambda **more: small(dataset="folder/flowers", image_size=8, noise_rate=0.1, batch_size=5, **more)
+
+
+def test_a_folder_of_images_is_a_dataset(flowers):
+    exp = flowers(epochs=3, levels=1)
+    data = load(exp)
+    assert [len(part) for part in (data.train, data.val, data.test)] == [19, 5, 8]
+    assert data.train.images.shape == (19, 3, 8, 8)
+    assert (exp.facts.classes, exp.run_id.split("-")[:2]) == (2, ["flowers", "mlp16"])
+    assert download("folder/flowers") == "folder/flowers: 24 training images and 8 test images, 2 classes"
+    red = data.test.labels == 1
+    assert (data.test.images[red, 0] == 250).all()
+    assert (data.test.images[~red, 0] == 0).all()
+    *_, level = iterative_pruning(exp, data)
+    assert level.test_acc == 1.0
+
+
+def test_a_folder_that_is_none_is_refused_by_name(flowers, small, tmp_path):
+    with pytest.raises(ConfigError, match="image_size: missing; it must be given when dataset is a folder"):
+        small(dataset="folder/flowers")
+    with pytest.raises(ConfigError, match="image_size: given, but it means something only when dataset is a folder"):
+        small(image_size=8)
+    with pytest.raises(ConfigError, match=r"folder/trees: .*trees should have images in train/<class>/ and in test/"):
+        small(dataset="folder/trees", image_size=8)
+    with pytest.raises(ConfigError, match=r"dataset: should be one of .* \(got 'folder/../flowers'\)"):
+        small(dataset="folder/../flowers", image_size=8)
+    (tmp_path / "flowers" / "test" / "red" / "0.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match="folder/flowers: an image cannot be read: cannot identify image file"):
+        load(flowers())
+    shutil.rmtree(tmp_path / "flowers" / "test" / "red")
+    datasets._folder.cache_clear()
+    with pytest.raises(ConfigError, match=r"folder/flowers: .*: red is not a class of both train and test"):
+        flowers()
+
+
 def test_no_network_and_nothing_there(root, say):
     (root / "cifar-10-batches-py").rename(root / "elsewhere")
     said = say("cifar10")
@@ -298,7 +401,11 @@ def test_human_labels_by_another_name(root):
 
 
 def test_unknown_datasets(say):
-    assert say("svhn") == "dataset: there is no 'svhn'; known are digits, mnist, cifar10, cifar100, cifar10n, cifar100n"
+    known = "digits, mnist, fashion_mnist, svhn, cifar10, cifar100, cifar10n, cifar100n"
+    assert say("stl10") == f"dataset: there is no 'stl10'; known are {known}"
+    assert say("folder/trees").startswith(
+        f"folder/trees: {datasets.DATA}/trees should have images in train/<class>/ and"
+    )
 
 
 def test_digits_are_those_that_scikit_learn_gives():

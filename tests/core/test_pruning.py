@@ -7,10 +7,12 @@ from torch import nn
 from torch.nn.utils import prune as torchs
 
 from benchmarks.deploy import without_dead_units
+from sdd_utils.config import Experiment
 from sdd_utils.data import load
 from sdd_utils.errors import ConfigError
 from sdd_utils.evaluation import predict
-from sdd_utils.models import build_model, unit_links
+from sdd_utils.metrics.flops import flop_count
+from sdd_utils.models import build_model, label_of, unit_links
 from sdd_utils.pruning import CRITERIA, check_levels, kept, new_network, prune, rewind
 from sdd_utils.training import make_optimizer
 
@@ -204,6 +206,46 @@ def test_spread_is_what_vggs_adaptive_pooling_does_to_maps_of_one_pixel(small):
     (spread,) = (m for m in build_model(small(arch="vgg_like", width=4)).modules() if type(m).__name__ == "Spread")
     maps = torch.randn(2, 5, 1, 1)
     assert torch.equal(spread(maps), nn.AdaptiveAvgPool2d(7)(maps))
+
+
+def test_any_model_of_timm_is_an_architecture(small):
+    exp = small(arch="timm/mobilenetv3_small_050", width=None, timm={"drop_rate": 0.1}, levels=1)
+    assert exp.method == "vanilla"
+    assert exp.run_id.startswith("digits-mobilenetv3_small_050-sym0.3-vanilla-wd0.0001-s0-")
+    assert Experiment.parse(exp.model_dump(mode="json")) == exp
+    net, without = new_network(exp), new_network(exp.model_copy(update={"prune_depthwise": False}))
+    depthwise = {name for name, layer in net.layers.items() if getattr(layer, "groups", 1) > 1}
+    assert depthwise
+    assert net.layers.keys() - without.layers.keys() == depthwise
+    assert net.model.drop_rate == 0.1
+    assert label_of(exp.arch) == "mobilenetv3_small_050"
+    prune(net, exp, 1, NO_DATA)
+    assert net.sparsity == pytest.approx(0.2, abs=1e-5)
+    assert 0 < flop_count(exp).inference(net.layer_density()) < flop_count(exp).forward
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"arch": "timm/mobilenetv3_smal"}, "arch: timm has no model 'mobilenetv3_smal'; it has, among others, mobile"),
+        ({"arch": "timm/resnet10t"}, "width: given, but it means something only when arch is not one of timm's"),
+        ({"timm": {}}, "timm: given, but it means something only when arch is one of timm/…"),
+        ({"width": None}, "width: missing; it must be given when arch is not one of timm's"),
+    ],
+)
+def test_models_that_timm_has_not_are_refused(small, settings, message):
+    with pytest.raises(ConfigError) as error:
+        small(**settings)
+    assert message in str(error.value)
+
+
+def test_what_timm_cannot_build_or_not_for_these_images_is_refused_before_training(small):
+    exp = small(arch="timm/convnext_atto", width=None)
+    with pytest.raises(ConfigError, match=r"arch: timm/convnext_atto takes no images of \(1, 8, 8\), which digits has"):
+        flop_count(exp)
+    exp = small(arch="timm/convnext_atto", width=None, timm={"depht": 3})
+    with pytest.raises(ConfigError, match=r"timm: timm/convnext_atto: .* unexpected keyword argument 'depht'"):
+        new_network(exp)
 
 
 def test_structured_pruning_removes_whole_units_for_good(exp):

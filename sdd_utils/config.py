@@ -17,7 +17,7 @@ from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_v
 from sdd_utils.datasets import DATASETS, FOLDER, Dataset, facts_of
 from sdd_utils.distillation import TEACHERS
 from sdd_utils.models import TIMM, architecture
-from sdd_utils.settings import Count, NotNegative, Portion, Positive, Settings, Share, Whole, entry_of
+from sdd_utils.settings import Count, Flag, NotNegative, Portion, Positive, Settings, Share, Whole, entry_of
 
 SAME_SPLIT = (
     "seed",
@@ -54,7 +54,8 @@ class Arguments(Settings):
         return self.model_extra[name]
 
 
-def _architecture(name: str) -> str:
+def architecture_named(name: str) -> str:
+    """The name, if there is such an architecture, of ours or timm's. Raises ValueError."""
     if not name.startswith(TIMM):
         return entry_of("models", "ARCHITECTURES").func(name)
     import timm
@@ -90,10 +91,10 @@ class Experiment(Settings):
     human_labels: str | None = None  # which of CIFAR-N's
     noise_rate: Share = 0.0  # ε: share of wrong training labels; of human labels, the share that was counted
     crop_padding: Annotated[Whole, Field(ge=0, le=32)] = 0  # pixels; 0 = no random crop
-    flip: bool = False  # random horizontal flip
+    flip: Flag = False  # random horizontal flip
 
     # Network
-    arch: Annotated[str, AfterValidator(_architecture)]
+    arch: Annotated[str, AfterValidator(architecture_named)]
     # mlp, lenet: hidden units; resnet18, vgg_like: channels of the first stage; vit: embedding dimension; timm: none
     width: Count | None = None
     vit: ViTShape | None = None
@@ -105,12 +106,15 @@ class Experiment(Settings):
     dense_epochs: Count | None = None  # of level 0; None: as many as of any other
     patience: Count | None = None  # early stopping: after so many epochs without a better val_acc; None: none
     batch_size: Count
-    amp: bool = False  # bfloat16 where autocast allows it; weights and optimiser stay float32
+    amp: Flag = False  # bfloat16 where autocast allows it; weights and optimiser stay float32
     optimizer: Literal["sgd", "adamw"]
     lr: Positive
     momentum: Share | None = None  # sgd only
     milestones: tuple[Portion, ...] | None = None  # sgd only: lr ÷ 10, as shares of epochs
     weight_decay: NotNegative  # λ, as given to the optimiser
+    regular_weight_decay: NotNegative | None = (
+        None  # the λ at which a curve counts as vanilla; None: the architecture's
+    )
     regulariser: Annotated[str, entry_of("training", "REGULARISERS")] | None = None  # a penalty beside λ
     coefficient: Positive | None = None  # what the penalty is multiplied by
     loss: Annotated[str, entry_of("losses", "LOSSES")] | None = None  # in place of cross-entropy
@@ -121,9 +125,9 @@ class Experiment(Settings):
     levels: Annotated[Whole, Field(ge=0, le=1000)]  # the last level; level 0 is dense
     prune_share: Portion = 0.2  # of the surviving weights, each level
     criterion: Annotated[str, entry_of("pruning", "CRITERIA")] = "magnitude"  # by which weights are pruned
-    prune_depthwise: bool = True  # also convolutions with groups, which have few weights and all that sees space
+    prune_depthwise: Flag = True  # also convolutions with groups, which have few weights and all that sees space
     structure: Literal["weights", "units"] = "weights"  # what is removed: single weights, or neurons and channels
-    one_shot: bool = False  # each level is pruned from the trained dense network instead of the level before
+    one_shot: Flag = False  # each level is pruned from the trained dense network instead of the level before
     # Learning-rate rewinding (the paper), rewinding to initialisation, random re-initialisation:
     retrain: Literal["lr", "init", "random"] = "lr"
 
@@ -133,7 +137,7 @@ class Experiment(Settings):
     alpha: Annotated[NotNegative, Field(le=1)] | None = None
     selection: Literal["validation", "test"] = "validation"  # what picks the sparse teacher; test: the usual practice
 
-    @field_validator("noise_rate", "weight_decay", "temperature", "alpha")
+    @field_validator("noise_rate", "weight_decay", "regular_weight_decay", "temperature", "alpha")
     @classmethod
     def _as_tables_have_it(cls, number: float | None) -> float | None:
         """What is one number in levels.csv must not be two settings here."""
@@ -187,15 +191,17 @@ class Experiment(Settings):
         """What is valid alone, and comes to nothing with the rest: nobody could train, choose or measure on it."""
         images, arch = self.training_images, architecture(self.arch)
         every = images + self.validation_images
-        for part, count in (("training", images), ("validation", every - images)):
+        parts = {"training": images, "validation": every - images}
+        for part, count in parts.items():
             if not count:
                 raise ValueError(f"val_share: {self.val_share:g} of {every} images leaves none for {part}")
-        if self.noise_rate and not round(self.noise_rate * images):
-            raise ValueError(f"noise_rate: {self.noise_rate:g} of {images} training images is not one wrong label")
+        for part, count in parts.items():
+            if self.noise_rate and not round(self.noise_rate * count):
+                raise ValueError(f"noise_rate: {self.noise_rate:g} of {count} {part} images is not one wrong label")
         if self.width and self.width < arch.least_width:
             raise ValueError(f"width: {self.width} is too narrow for {self.arch}, which needs {arch.least_width}")
-        if arch.batch_norm and images % self.batch_size == 1:
-            what = f"the last of {images} would be a batch of its own, and batch normalisation needs two"
+        if arch.batch_norm and (images % self.batch_size == 1 or self.batch_size == 1):
+            what = f"one of {images} images would be a batch of its own, and batch normalisation needs two"
             raise ValueError(f"batch_size: of {self.batch_size}, {what}")
 
     def _check_confused(self) -> None:
@@ -256,8 +262,8 @@ class Experiment(Settings):
         regular λ, and ``l2`` at others (``l2-early`` with early stopping)."""
         kinds = ("kd" if self.teacher else None, self.regulariser, self.loss)
         names = [*filter(None, kinds), *(name for name in ("mixup", "dropout") if getattr(self, name))]
-        if not names and self.weight_decay != architecture(self.arch).weight_decay:
-            names = ["l2"]
+        own = architecture(self.arch).weight_decay if self.regular_weight_decay is None else self.regular_weight_decay
+        names = names or ["l2"] * (self.weight_decay != own)
         return "-".join(names + ["early"] * (self.patience is not None)) or "vanilla"
 
     def epochs_of(self, level: int) -> int:

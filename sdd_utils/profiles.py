@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from sdd_utils.config import Experiment
+from sdd_utils.config import Experiment, architecture_named
 from sdd_utils.distillation import TEACHERS
 from sdd_utils.errors import ConfigError
 from sdd_utils.files import ROOT
-from sdd_utils.settings import PROFILE_NAME, Count, Number, Settings, entry_of
+from sdd_utils.models import label_of
+from sdd_utils.settings import PROFILE_NAME, Count, Number, Settings, Share, entry_of
 
 PROFILES = ROOT / "notebooks" / "profiles"
+BY_THE_GRID = {"arch", "seed", "noise_rate", "teacher"}  # fields of Experiment, and of students more
 MOST_RUNS, MOST_VALUES = 10_000, 100_000  # of a profile, and of its file
 
 
@@ -24,23 +26,25 @@ class Dataset(Settings):
     """One of several datasets: all curves of the profile, with what differs."""
 
     settings: dict = Field(default_factory=dict)  # fields of Experiment that this dataset sets
-    noise_rates: list[Number] | None = None  # in place of the architectures' own, since people's noise is what it is
+    # In place of the architectures' own, since people's noise is what it is
+    noise_rates: Annotated[list[Share], Field(min_length=1)] | None = None
 
 
+Rates = Annotated[list[Share], Field(min_length=1)]
 Numbers = Annotated[list[Number], Field(min_length=1)]  # of a grid, which without any would be empty
 
 
 class Regularisation(Settings):
     """Curves with other penalties than the regular λ."""
 
-    noise_rates: Numbers
+    noise_rates: Rates
     weight_decays: Numbers
 
 
 class Variant(Settings):
     """Curves without a teacher and with other settings, such as a regulariser."""
 
-    noise_rates: Numbers
+    noise_rates: Rates
     settings: dict  # fields of Experiment that differ from the vanilla curves'
 
 
@@ -49,7 +53,7 @@ class Distillation(Settings):
 
     teacher_arch: str | None = None  # another architecture of the profile; None: the student's own
     settings: dict = Field(default_factory=dict)  # fields in which the students differ from the vanilla curves
-    noise_rates: Numbers
+    noise_rates: Rates
     teachers: Annotated[list[Annotated[str, entry_of("distillation", "TEACHERS")]], Field(min_length=1)]
     temperatures: Numbers
     alphas: Numbers
@@ -60,7 +64,7 @@ class Architecture(Settings):
 
     settings: dict  # fields of Experiment that this architecture sets
     seeds: Count
-    noise_rates: list[Number]  # of the vanilla curves
+    noise_rates: list[Share]  # of the vanilla curves
     l2: Regularisation | None = None
     variants: list[Variant] = Field(default_factory=list)
     distillation: list[Distillation] = Field(default_factory=list)  # one alone may stand without a list
@@ -79,15 +83,17 @@ class Profile(Settings):
     tour: dict  # the setting (arch, noise_rate) that the first notebook and the README show
     base: dict  # fields of Experiment common to all
     datasets: dict[str, Dataset] | None = None  # when there are several; one alone is in base
-    architectures: dict[str, Architecture]
+    architectures: dict[Annotated[str, AfterValidator(architecture_named)], Architecture]
     selection: Literal["validation", "test"] = "validation"  # what picks the sparse teachers
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        set_by_the_grid = {"arch", "seed", "noise_rate", "teacher"} | ({"dataset"} if self.datasets else set())
+        several, students = {"dataset"} if self.datasets else set(), {"temperature", "alpha", "selection"}
+        for where, settings in self._settings():
+            taken = BY_THE_GRID | several | (students if ".distillation." in where else set())
+            if both := taken & settings.keys():
+                raise ValueError(f"{where}.{min(both)}: is set by the grid, and cannot be set here")
         for name, plan in self.architectures.items():
-            if reserved := set_by_the_grid & {*self.base, *plan.settings}:
-                raise ValueError(f"architectures.{name}: {min(reserved)} is set by the grid, not in base or settings")
             for teacher in (d.teacher_arch for d in plan.distillation if d.teacher_arch):
                 if teacher not in self.architectures:
                     where = f"architectures.{name}.distillation.teacher_arch"
@@ -96,6 +102,17 @@ class Profile(Settings):
         if self.tour.keys() != {"arch", "noise_rate"} or not shown or self.tour["noise_rate"] not in shown.noise_rates:
             raise ValueError(f"tour: {self.tour} must be the arch and noise_rate of a vanilla curve of this profile")
         return self
+
+    def _settings(self) -> Iterator[tuple[str, dict]]:
+        """All places where fields of Experiment are set, by their names."""
+        yield "base", self.base
+        for name, dataset in (self.datasets or {}).items():
+            yield f"datasets.{name}.settings", dataset.settings
+        for name, plan in self.architectures.items():
+            yield f"architectures.{name}.settings", plan.settings
+            for kind in ("variants", "distillation"):
+                for place, one in enumerate(getattr(plan, kind)):
+                    yield f"architectures.{name}.{kind}.{place}.settings", one.settings
 
     @property
     def tunes(self) -> bool:
@@ -113,6 +130,8 @@ class Profile(Settings):
         datasets = self.datasets or {None: Dataset()}
         every = (exp for name in datasets for arch in self.architectures for exp in self._curves(arch, name))
         found = list(islice(every, MOST_RUNS + 1))
+        if not found:
+            raise ConfigError(f"{self.profile}: architectures: make no run; give noise_rates")
         if len(found) > MOST_RUNS:
             where, seeds = f"{self.profile}: architectures.{found[-1].arch}", self.architectures[found[-1].arch].seeds
             raise ConfigError(f"{where}: seeds: {seeds}, times its lists, make more than {MOST_RUNS} runs; give fewer")
@@ -133,6 +152,14 @@ class Profile(Settings):
             if curve in seen and not (e.teacher and self.tunes):
                 raise ConfigError(f"{self.profile}: architectures.{e.arch}: {kind}; give one a profile of its own")
             seen |= {curve, e.run_id}
+        for name, plan in self.architectures.items():
+            mine = [e for e in found if e.arch == name]
+            if plan.noise_rates and "vanilla" not in {e.method for e in mine}:
+                what = f"no curve is vanilla, to compare the others with; those of noise_rates are {mine[0].method!r}"
+                if mine[0].method == "l2":
+                    decay = f"regular_weight_decay: {mine[0].weight_decay:g}"
+                    what += f", since λ is not {label_of(name)}'s regular one; {decay} in settings makes it that"
+                raise ConfigError(f"{self.profile}: architectures.{name}: {what}")
         for e in (e for e in found if e.teacher and e.teacher.experiment.run_id not in seen):
             what = f"{e.teacher.experiment.run_id}, the {e.teacher.rule} teacher of {e.run_id}, is not in the profile"
             raise ConfigError(f"{self.profile}: architectures.{e.arch}: {what}; its noise_rates or variants lack it")
@@ -146,7 +173,7 @@ class Profile(Settings):
             settings |= {"arch": arch, "seed": seed, "noise_rate": rate} | fields
             return Experiment.parse(settings, f"{self.profile}: architectures.{arch}: ")
 
-        def rates(own: list[Number]) -> list[Number]:
+        def rates(own: list[float]) -> list[float]:
             return own if on.noise_rates is None else on.noise_rates
 
         def source(rule: str, seed: int, rate: float, arch: str) -> Experiment:
@@ -242,7 +269,7 @@ def load_profile(name: str) -> Profile:
         settings = yaml.load(path.read_text(encoding="utf-8"), _PlainYaml)
     except ConfigError as error:
         raise ConfigError(f"{_shown(path)}: {error}") from None
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{_shown(path)}: not YAML: {' '.join(str(error).split())}") from None
     profile = Profile.parse(settings, f"{_shown(path)}: ")
     if profile.profile != name:

@@ -235,13 +235,15 @@ def test_a_profile_may_name_all_of_them(enter):
     """Its grid lists architectures, datasets and teachers' rules; the rest are settings."""
     enter(*TOYS)
     students = {"noise_rates": [0.1], "teachers": ["toy"], "temperatures": [4], "alphas": [0.9]}
-    settings = {"width": 2, "criterion": "toy", "regulariser": "toy", "coefficient": 0.1, "noise_kind": "toy"}
-    plan = {"settings": settings, "seeds": 1, "noise_rates": [0.1], "distillation": students}
+    settings = {"width": 2, "criterion": "toy", "noise_kind": "toy", "weight_decay": 1e-3}
+    punished = [{"noise_rates": [0.1], "settings": {"regulariser": "toy", "coefficient": 0.1}}]
+    plan = {"settings": settings, "seeds": 1, "noise_rates": [0.1], "variants": punished, "distillation": students}
     profile = load_profile("smoke").model_dump() | {"datasets": {"toy": {}}, "architectures": {"toy": plan}}
     profile |= {"tour": {"arch": "toy", "noise_rate": 0.1}, "base": smallest().model_dump(exclude_defaults=True)}
     profile["base"] = {k: v for k, v in profile["base"].items() if k not in ("arch", "width", "noise_rate")}
-    plain, student = Profile.parse(profile).experiments()
-    assert (plain.arch, plain.dataset, plain.criterion, plain.method) == ("toy", "toy", "toy", "toy")
+    plain, other, student = Profile.parse(profile).experiments()
+    assert (plain.arch, plain.dataset, plain.criterion, plain.method) == ("toy", "toy", "toy", "vanilla")
+    assert other.method == "toy"
     assert student.teacher.rule == "toy"
     assert student.teacher.experiment == plain
 

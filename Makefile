@@ -16,6 +16,7 @@ unexport PIP_TARGET PIP_PREFIX
 reproduce test notebooks: export IPYTHONDIR := $(abspath $(VENV))/ipython
 
 RESULTS ?= results/runs
+$(if $(filter-out 1,$(words $(RESULTS))),$(error RESULTS: make takes no folder with a space in its name; link to it))
 EXECUTED := $(RESULTS)/$(PROFILE)/notebooks
 PACKAGE = $(shell find sdd_utils -name '*.py')
 EXPORTED := $(RESULTS)/$(PROFILE)/deployment.csv

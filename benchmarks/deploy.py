@@ -29,7 +29,7 @@ from sdd_utils.errors import ResultsMissing
 from sdd_utils.files import read_csv
 from sdd_utils.pruning import SparseNetwork, new_network
 from sdd_utils.runner.checkpoints import level_file, restore, shown_levels
-from sdd_utils.runner.inventory import finished
+from sdd_utils.runner.integrity import finished
 from sdd_utils.tables import DEPLOYMENT_COLUMNS
 
 SECONDS = 0.1

@@ -23,7 +23,7 @@ QUIET = "--IPKernelApp.log_level=40"  # the kernel would warn of its transport, 
 @click.option("-p", "parameters", type=(str, str), multiple=True, help="A parameter's name and value.")
 def execute_command(source: Path, target: Path, parameters: tuple[tuple[str, str], ...]) -> None:
     """Execute SOURCE with other parameters and write it to TARGET, or to .TARGET as far as it came."""
-    values = {name: int(value) if name == "workers" else value for name, value in parameters}
+    values = {name: int(value) if name == "workers" and value.isdecimal() else value for name, value in parameters}
     partial = target.with_name(f".{target.name}")
     target.parent.mkdir(parents=True, exist_ok=True)
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters that a notebook does not have
@@ -33,6 +33,8 @@ def execute_command(source: Path, target: Path, parameters: tuple[tuple[str, str
     except PapermillExecutionError as error:
         said = f"{error.ename}: {error.evalue}" if error.evalue else error.ename
         raise SddError(f"{source}: {' '.join(said.split())} (cell {error.exec_count} of {partial})") from None
+    except (ValueError, AttributeError, KeyError) as error:  # nbformat's
+        raise SddError(f"{source}: is no notebook ({' '.join(str(error).split())[:200]})") from None
     except RuntimeError as error:  # nbclient's and jupyter_client's, of a kernel alone
         why = f"its kernel is gone ({error}), perhaps for want of memory; the same command goes on"
         raise SddError(f"{source}: {why}, and WORKERS=1 needs the least") from None

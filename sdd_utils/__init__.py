@@ -1,6 +1,15 @@
-"""Sparse double descent: prune, retrain, measure. The loop is in ``pruning_loop``; notebooks use ``Study``."""
+"""Sparse double descent: prune, retrain, measure. The loop is in ``pruning_loop``; notebooks use ``Study``.
 
+Importing it removes the environment variables by which torch's libraries compute with other instructions.
+"""
+
+import os
+import re
 from importlib import import_module
+
+for _name in [*os.environ]:  # before torch computes anything: these choose other instructions, which give other bits
+    if re.match("ATEN_CPU_CAPABILITY|MKL_CBWR|MKL_ENABLE_INSTRUCTIONS|ONEDNN_|DNNL_|NVIDIA_TF32_OVERRIDE", _name):
+        del os.environ[_name]
 
 _HOMES = {
     "Study": "study",

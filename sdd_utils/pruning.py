@@ -89,13 +89,15 @@ class SparseNetwork:
         return {"vector": self.vector.data, "mask": self.mask.bool(), **buffers}
 
     def check_state(self, state: dict[str, Tensor]) -> None:
-        """Raise ValueError when the state is another architecture's, or holds what is no number."""
+        """Raise ValueError when the state is another architecture's, or holds what no training leaves."""
         for name, mine in self.state().items():
             if name not in state or state[name].shape != mine.shape:
                 given = tuple(state[name].shape) if name in state else "missing"
                 raise ValueError(f"is of another architecture: {name} is {given}, not {tuple(mine.shape)}")
             if state[name].dtype != mine.dtype or not state[name].isfinite().all():
                 raise ValueError(f"{name} should hold finite numbers of {mine.dtype}")
+        if state["vector"][: len(self.mask)][~state["mask"]].any():
+            raise ValueError("vector should be zero where the mask is")
 
     @torch.no_grad()
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -184,6 +186,13 @@ def _by_unit(masks: dict[str, Tensor], maker: str, reader: str) -> Tensor:
 def kept(net: SparseNetwork, exp: Experiment, level: int) -> int:
     """How many prunable weights ``level`` leaves."""
     return round(len(net.mask) * (1 - exp.prune_share) ** level)
+
+
+def check_left(net: SparseNetwork, exp: Experiment, level: int, left: int) -> None:
+    """Raise ValueError unless pruning can leave so many weights at ``level``: ``kept``, or fewer where units go."""
+    most = kept(net, exp, level)
+    if not (0 < left <= most if exp.structure == "units" and level else left == most):
+        raise ValueError(f"has {left} of {len(net.mask)} weights left, and level {level} leaves {most}")
 
 
 def check_levels(net: SparseNetwork, exp: Experiment) -> None:

@@ -1,6 +1,7 @@
 """The loop that everything else is about: train, prune, train again (paper, Sec. 3). ``runner`` makes it durable."""
 
 import copy
+import math
 from collections.abc import Iterator
 
 import pandas as pd
@@ -9,6 +10,7 @@ from torch import Tensor
 from sdd_utils.config import Experiment
 from sdd_utils.data import Data
 from sdd_utils.distillation import select_level
+from sdd_utils.errors import TrainingDiverged
 from sdd_utils.evaluation import Level, measure_level
 from sdd_utils.pruning import SparseNetwork, check_levels, new_network, prune, rewind
 from sdd_utils.training import AfterEpoch, train_level
@@ -47,7 +49,10 @@ def iterative_pruning(
         partial = {}
         if exp.one_shot and level == 0:
             trained = copy.deepcopy(net.state())
-        yield measure_level(level, net, data, exp.amp, epochs)
+        measured = measure_level(level, net, data, exp.amp, epochs)
+        if not math.isfinite(measured.train_loss + measured.test_loss):
+            raise TrainingDiverged(f"{exp.run_id}: the losses are not finite after level {level}, lr {exp.lr:g}")
+        yield measured
 
 
 def train_teacher(exp: Experiment, data: Data) -> SparseNetwork:

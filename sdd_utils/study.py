@@ -17,7 +17,8 @@ from sdd_utils.files import read_csv, write_bytes
 from sdd_utils.plots import figures, tuning
 from sdd_utils.plots.panels import as_bytes, use_style
 from sdd_utils.profiles import load_profile, select
-from sdd_utils.runner.inventory import collect, finished, levels_done
+from sdd_utils.runner.integrity import finished
+from sdd_utils.runner.inventory import collect, levels_done
 from sdd_utils.runner.stopping import parse_duration
 from sdd_utils.tables import RUNS, WEIGHT_COLUMNS, load_deployment, load_levels, load_weights, of_dataset
 
@@ -51,12 +52,12 @@ class Study:
     ):
         if results not in ("reference", "runs") and os.sep not in str(results) and not isinstance(results, Path):
             raise ConfigError(f'results: should be "reference", "runs" or a path such as ./out (got {results!r})')
-        if workers is not None and (type(workers) is not int or workers < 1):
-            raise ConfigError(f"workers: should be a whole number from 1 on, or None (got {workers!r})")
+        if workers is not None and (type(workers) is not int or not 1 <= workers <= 1000):
+            raise ConfigError(f"workers: should be a whole number from 1 to 1000, or None (got {workers!r})")
         if not re.fullmatch(r"[a-z]+(:\d+)?", str(device)):
             raise ConfigError(f'device: should be "cpu", "cuda", "cuda:1" or the like (got {device!r})')
         self.profile, self.device, self.workers = load_profile(profile), device, workers
-        self.seconds = parse_duration(time_budget)
+        self.seconds = parse_duration(time_budget, "time_budget")
         folder = RUNS if results == "runs" else Path(os.path.expanduser(results))
         self.folder = None if results == "reference" else folder / profile
         known = list(self.profile.datasets or [self.profile.base.get("dataset", "digits")])
@@ -107,7 +108,7 @@ class Study:
             return levels[levels["run_id"].isin([exp.run_id for exp in chosen])].reset_index(drop=True)
         if missing := [exp.run_id for exp in chosen if not finished(exp, self.folder)]:
             what = f"{len(missing)} of {len(chosen)} runs of {self.profile.profile} are not finished ({missing[0]}, …)"
-            how = f"notebooks 01, 02, 03 and 06 do, or python -m sdd_utils run --profile {self.profile.profile}"
+            how = f"the notebooks that train do, or python -m sdd_utils run --profile {self.profile.profile}"
             raise ResultsMissing(f"{what}; train them first: {how}")
         return collect(chosen, self.folder)
 

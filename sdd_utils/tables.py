@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from sdd_utils.errors import ConfigError, Damaged, ResultsMissing
@@ -76,10 +77,15 @@ def check_levels(levels: pd.DataFrame, where: str) -> pd.DataFrame:
             raise Damaged(f"{where}: column {column} is missing")
         if column in WORDS:
             continue
-        numbers = pd.to_numeric(levels[column], errors="coerce")
-        if (wrong := numbers.isna() & levels[column].notna()).any():
-            value = levels.loc[wrong, column].iloc[0]
+        try:
+            numbers = pd.to_numeric(levels[column], errors="coerce").astype(float)
+        except OverflowError:  # an integer of hundreds of digits
+            raise Damaged(f"{where}: {column}: has a number that is far too large") from None
+        if (wrong := (numbers.isna() & levels[column].notna()) | np.isinf(numbers)).any():
+            value = levels.loc[wrong, column].tolist()[0]
             raise Damaged(f"{where}: {column}: {value!r} in line {wrong.idxmax() + 2} is not a number")
+        if column in SHARES - {"memorised"} and numbers.isna().any():  # without wrong labels none is memorised
+            raise Damaged(f"{where}: {column}: is missing in line {numbers.isna().idxmax() + 2}")
         if column in SHARES and not (inside := numbers.dropna().between(0, 1)).all():
             line = inside.idxmin()
             raise Damaged(f"{where}: {column}: {numbers[line]:g} in line {line + 2} is not between 0 and 1")

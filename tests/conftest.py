@@ -3,6 +3,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from benchmarks.threads import Threads
+from sdd_utils import pruning_loop
 from sdd_utils.config import Experiment
 from sdd_utils.runner.sweep import with_teachers
 
@@ -96,3 +97,24 @@ SLOWEST = ("test_smoke", "test_sweep", "test_faults", "test_files")
 def pytest_collection_modifyitems(items):
     """The longest modules first, so that two processes end at about the same time."""
     items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
+
+
+def interrupt_before(level, monkeypatch, epoch=0):
+    """Make the training of ``level`` end as a kill would end it, after ``epoch`` epochs and a save."""
+    train = pruning_loop.train_level
+
+    def interrupted(net, data, exp, at, teacher, saved, after_epoch):
+        if at == level and epoch == 0:
+            raise KeyboardInterrupt
+        ended = 0
+
+        def count_epochs(net, state):
+            nonlocal ended
+            after_epoch(net, state)
+            ended += 1
+            if at == level and ended == epoch:
+                raise KeyboardInterrupt
+
+        return train(net, data, exp, at, teacher, saved, count_epochs)
+
+    monkeypatch.setattr(pruning_loop, "train_level", interrupted)

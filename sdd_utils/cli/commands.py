@@ -153,8 +153,8 @@ def verify_command(profile: str, only: str, results: Path) -> None:
 @results_option
 def export_command(profile: str, only: str, out: Path, results: Path) -> None:
     """Write all levels there are, of unfinished runs as well, as one tidy table."""
-    if out and out.exists() and not out.is_file():
-        raise ConfigError(f"out: {out} is not a file that can be replaced")
+    if out and not (out.is_file() or (out.parent.is_dir() and not out.exists())):
+        raise ConfigError(f"out: {out} is not a file that can be written; is its folder there?")
     table = collect(experiments_of(profile, only), present(results) / profile)
     if table.empty:
         raise ResultsMissing(f"no level of {profile} is trained in {results / profile}; run the profile first")
@@ -208,8 +208,8 @@ def experiments_of(profile: str, only: str = "") -> list:
 
 
 def present(results: Path) -> Path:
-    """The folder of results, which must be there to be looked at."""
-    if not results.is_dir():
+    """The folder of results, which must be there to be looked at; results/runs need not, before the first run."""
+    if not results.is_dir() and results != RUNS:
         raise ConfigError(f"results: there is no folder {results}")
     return results
 

@@ -17,12 +17,13 @@ PHASE_COLOURS = {"light": "#e8f1e8", "critical": "#f8dcd6", "sweet": "#dbe8f7", 
 
 
 def use_style() -> None:
-    """Fonts and lines that stay readable when a figure is printed one column wide, whatever a matplotlibrc says."""
+    """Fonts and lines that stay readable when a figure is printed one column wide, whatever a matplotlibrc says and
+    whatever fonts there are: matplotlib's own is everywhere."""
     plt.rcdefaults()
     sns.set_theme(context="paper", style="ticks", palette="colorblind", font_scale=0.95)
     plt.rcParams.update({"lines.linewidth": 1.3, "axes.spines.top": False, "axes.spines.right": False,
                          "legend.frameon": False, "figure.dpi": 120, "savefig.dpi": 200,
-                         "figure.constrained_layout.use": True})  # fmt: skip
+                         "font.sans-serif": ["DejaVu Sans"], "figure.constrained_layout.use": True})  # fmt: skip
 
 
 def draw_curves(ax: Axes, rows: pd.DataFrame, column: str = "test_acc", **style) -> None:

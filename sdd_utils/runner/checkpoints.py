@@ -6,8 +6,10 @@ file carries a checksum of all that it holds.
 """
 
 import hashlib
+import io
 import json
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -21,10 +23,11 @@ from torch import Tensor
 from sdd_utils.config import Experiment
 from sdd_utils.distillation import TEACHERS, select_level
 from sdd_utils.errors import Damaged
-from sdd_utils.files import read_csv, write_bytes
-from sdd_utils.pruning import SparseNetwork, new_network
-from sdd_utils.runner.integrity import ALWAYS, SUMS, is_final, quarantine, verify
-from sdd_utils.tables import LEVEL_COLUMNS, check_levels, levels_table
+from sdd_utils.files import as_csv, write_bytes
+from sdd_utils.pruning import SparseNetwork, check_left, new_network
+from sdd_utils.runner.integrity import ALWAYS, SUMS, finished, quarantine, verify
+from sdd_utils.tables import LEVEL_COLUMNS, WEIGHT_BIN, WEIGHT_BINS, levels_table
+from sdd_utils.training import check_training_state, part_of
 
 CHECKPOINT = "checkpoint.safetensors"
 MEASURED = LEVEL_COLUMNS[LEVEL_COLUMNS.index("level") :]  # what a row of the history has
@@ -44,6 +47,9 @@ class History:
     def levels(self) -> int:
         """How many levels are finished, which is also the number of the next one."""
         return len(self.rows)
+
+
+HISTORY = TypeAdapter(History)
 
 
 def level_file(run: Path, level: int) -> Path:
@@ -78,7 +84,7 @@ def read(path: Path, exp: Experiment, net: SparseNetwork) -> tuple[dict[str, Ten
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = dict(file.metadata() or {})
         expected, run_id = metadata.pop("sha256"), metadata["run_id"]
-        history = TypeAdapter(History).validate_json(metadata["history"])
+        history = HISTORY.validate_json(metadata["history"])
     except (SafetensorError, FileNotFoundError, KeyError, ValueError, TypeError) as error:
         said = " ".join(str(error).split())
         raise Damaged(f"{path}: cannot be read as a checkpoint ({type(error).__name__}: {said})") from None
@@ -86,51 +92,101 @@ def read(path: Path, exp: Experiment, net: SparseNetwork) -> tuple[dict[str, Ten
         raise Damaged(f"{path}: what it holds differs from its checksum")
     if run_id != exp.run_id:
         raise Damaged(f"{path}: is a checkpoint of another experiment, {run_id}")
-    if any(not row.keys() >= {*MEASURED} or row["level"] != level for level, row in enumerate(history.rows)):
-        raise Damaged(f"{path}: its history is not one of levels 0, 1, 2, …, with all that is measured of each")
+    within = path.name == CHECKPOINT
+    if not within and path != level_file(path.parent, history.levels - 1):
+        raise Damaged(f"{path}: is of level {history.levels - 1}")
     try:
+        _check_history(history)
         net.check_state(tensors)
+        check_left(net, exp, history.levels if within else history.levels - 1, int(tensors["mask"].sum()))
+        if within:
+            check_training_state(part_of(tensors, "training."), net, exp, history.levels)
     except ValueError as error:
         raise Damaged(f"{path}: {error}") from None
-    if path.name != CHECKPOINT and path != level_file(path.parent, history.levels - 1):
-        raise Damaged(f"{path}: is of level {history.levels - 1}")
     return tensors, history
+
+
+def _check_history(history: History) -> None:
+    """Raise ValueError unless it is one of levels 0, 1, 2, …, with all that is measured of each and nothing else."""
+    for level, row in enumerate(history.rows):
+        words = {"energy_source": str}
+        odd = [name for name, value in row.items() if type(value) not in (words.get(name, int), float, type(None))]
+        if row.keys() != {*MEASURED} or row["level"] != level or odd or not row["epochs"]:
+            raise ValueError("its history is not one of levels 0, 1, 2, …, with all that is measured of each")
+    if len(history.histograms) != history.levels or any(len(counts) != WEIGHT_BINS for counts in history.histograms):
+        raise ValueError(f"its history has not {WEIGHT_BINS} bins of weights for each level")
+    if any(not one.keys() >= {"level", "seconds", "commit", "energy_source"} for one in history.segments):
+        raise ValueError("its history has a segment without its seconds, commit or energy source")
 
 
 def unsound(run: Path, exp: Experiment) -> dict[str, str]:
     """What is wrong with each file of a finished run: ``verify``'s answer or, where all checksums are right, what no
-    run has written."""
-    if (wrong := verify(run)) or not is_final(run):
+    run has written. Raises ConfigError as ``finished`` does."""
+    if (wrong := verify(run)) or not finished(exp, run.parent):
         return wrong
     if lacking := [name for name in ALWAYS if not (run / name).exists()]:
         return {SUMS: f"lacks {lacking[0]}"}
-    net = new_network(exp)
+    net, histories = new_network(exp), {}
 
     def config(path: Path) -> None:
-        Experiment.parse(json.loads(path.read_bytes()))
-
-    def levels(path: Path) -> None:
-        if (there := len(check_levels(read_csv(path), str(path)))) != exp.levels + 1:
-            raise Damaged(f"has {there} levels, not {exp.levels + 1}")
+        if Experiment.parse(json.loads(path.read_bytes())) != exp:
+            raise Damaged("is of another experiment")
 
     def state(path: Path) -> None:
-        read(path, exp, net)
+        histories[path] = read(path, exp, net)[1]
 
-    checks = {run / "config.json": config, run / "levels.csv": levels} | dict.fromkeys(states(run), state)
-    for path, check in checks.items():
-        try:
-            check(path)
-        except ValueError as error:
-            wrong[path.name] = " ".join(str(error).removeprefix(f"{path}: ").split())
+    def table(path: Path) -> None:
+        expected = as_csv(tables[path.stem])
+        if path.read_bytes() != expected.encode() and not _cells(path).equals(_cells(io.StringIO(expected))):
+            raise Damaged(f"is not what {level_file(run, exp.levels).name} has measured")
+
+    def look(paths: Iterable[Path], check: Callable[[Path], None]) -> None:
+        for path in paths:
+            try:
+                check(path)
+            except (ValueError, RecursionError) as error:
+                wrong[path.name] = " ".join(str(error).removeprefix(f"{path}: ").split())
+
+    look([run / "config.json"], config)
+    if not has_provenance(run):
+        wrong["provenance.json"] = "does not say where the numbers come from"
+    look(states(run), state)
+    if history := histories.get(level_file(run, exp.levels)):
+        tables = tables_of(exp, history, run.parent.name)
+        look([run / f"{name}.csv" for name in tables if (run / f"{name}.csv").exists()], table)
+    elif not wrong:
+        wrong[SUMS] = f"lacks {level_file(run, exp.levels).name}"
     return wrong
+
+
+def has_provenance(run: Path) -> bool:
+    """Whether the run has a provenance.json that says where its numbers come from."""
+    try:
+        record = json.loads((run / "provenance.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and {"commit", "started", "ended", "packages"} <= record.keys()
+
+
+def _cells(table: Path | io.StringIO) -> pd.DataFrame:
+    return pd.read_csv(table, dtype=str, keep_default_na=False)
+
+
+def tables_of(exp: Experiment, history: History, profile: str) -> dict[str, pd.DataFrame]:
+    """What a run's tables hold, by name: levels, weights (counts of surviving weights in [bin, bin + WEIGHT_BIN)) and,
+    once something has been trained, emissions."""
+    edges = [round((i - WEIGHT_BINS / 2) * WEIGHT_BIN, 2) for i in range(WEIGHT_BINS)]
+    counted = [(n, *pair) for n, counts in enumerate(history.histograms) for pair in zip(edges, counts, strict=True)]
+    weights = pd.DataFrame(counted, columns=["level", "bin", "count"])
+    tables = {"levels": levels_table(exp, history.rows, profile), "weights": weights[weights["count"] > 0]}
+    return tables | ({"emissions": pd.DataFrame(history.segments)} if history.segments else {})
 
 
 def restore(path: Path, exp: Experiment, net: SparseNetwork) -> tuple[History, dict[str, Tensor]]:
     """Load a file into ``net``; returns its history and its training state. Raises Damaged and leaves ``net`` then."""
     tensors, history = read(path, exp, net)
-    training = {n.removeprefix("training."): t for n, t in tensors.items() if n.startswith("training.")}
     net.load_state(tensors)
-    return history, training
+    return history, part_of(tensors, "training.")
 
 
 def resume(run: Path, exp: Experiment, net: SparseNetwork) -> tuple[History, dict[str, Tensor]]:

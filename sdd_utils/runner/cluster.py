@@ -43,6 +43,7 @@ HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + HTTP2_SETTINGS  # and a client
 THREADS = 10_000  # at most: one for each experiment that is handed over, and it waits nearly all the time
 
 Files = dict[str, bytes]
+log = logging.getLogger("sdd_utils")
 
 
 class RayWorkers:
@@ -232,7 +233,7 @@ def connect(address: str, slots: int | None = None) -> tuple[ModuleType, Tempora
     where RAY_ADDRESS names it. Raises ConfigError."""
     joins = os.environ.get("RAY_ADDRESS", "") if address == LOCAL else address
     host, _, port = joins.rpartition(":")
-    if joins and not re.fullmatch(r"[^:/]+:\d{1,5}", joins):
+    if (joins or address != LOCAL) and not re.fullmatch(r"[\w.-]{1,253}:\d{1,5}", joins, re.ASCII):
         raise ConfigError(f"cluster: {joins!r} is not ray or host:port; run the command on a machine of the cluster")
     if host in ("", "localhost", "127.0.0.1"):
         # Without it Ray takes this machine's public address instead of the loopback, and listens on all.
@@ -242,7 +243,8 @@ def connect(address: str, slots: int | None = None) -> tuple[ModuleType, Tempora
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # pages for each death; the sweep has a line for it
     named, token = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys(), Path.home() / ".ray" / "auth_token"
     with suppress(OSError):
-        token.chmod(0o600)  # with it one can run anything as we, and `ray get-auth-token` lets all users read it
+        if not token.is_symlink():  # what it leads to is not Ray's
+            token.chmod(0o600)  # with it one can run anything as we, and `ray get-auth-token` lets all users read it
     if joins and (named or token.exists()):
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray looks for its token only where it starts a cluster
     try:
@@ -262,11 +264,12 @@ def connect(address: str, slots: int | None = None) -> tuple[ModuleType, Tempora
             raise ConfigError(f"cluster: no folder for Ray in {under} ({error.strerror}); see RAY_TMPDIR") from None
         how |= {"num_cpus": slots or cpu_count(), "object_store_memory": STORE_BYTES, "include_dashboard": False}
         how |= {"_temp_dir": f"{folder.name}/ray"}
+        log.warning("starting Ray here, which takes up to a minute")
     before = os.umask(0o077)  # of the token, which Ray may write, too
     try:
         ray.init(joins or "local", **how)
     except Exception as error:  # Ray has a dozen for this, and passes on those of gRPC
-        what = f"cannot join {joins}" if joins else "cannot start Ray here"
+        what = f"cannot join {joins}" if joins else "cannot start Ray here, which takes a machine that has time"
         raise ConfigError(f"cluster: {what}: {' '.join(str(error).split())[:200]}") from None
     finally:
         os.umask(before)
@@ -281,7 +284,7 @@ def expect_ray(host: str, port: int) -> None:
             answer = server.recv(len(HTTP2)) if not os.environ.get("RAY_USE_TLS") else HTTP2_SETTINGS
     except TimeoutError:
         answer = b""
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise ConfigError(f"cluster: nothing answers at {host}:{port} ({error}); is Ray running there?") from None
     if answer[3:4] != HTTP2_SETTINGS[3:4]:
         raise ConfigError(f"cluster: what answers at {host}:{port} is not Ray")

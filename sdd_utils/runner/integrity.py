@@ -1,11 +1,14 @@
 """Checksums of a finished run, and what happens to files that are not what was written."""
 
 import hashlib
+import json
 import logging
+import os
 import re
 from pathlib import Path
 
-from sdd_utils.errors import Damaged, printable
+from sdd_utils.config import Experiment
+from sdd_utils.errors import ConfigError, Damaged, printable
 from sdd_utils.files import sha256, write_bytes
 
 SUMS = "SHA256SUMS"  # of a finished run's files, as ``sha256sum -c`` reads it; written last, it marks the end
@@ -41,6 +44,23 @@ def is_final(folder: Path) -> bool:
         return False
 
 
+def finished(exp: Experiment, folder: Path) -> bool:
+    """Whether every file of the run is there; ``checkpoints.unsound`` reads them and says whether they are sound.
+
+    Raises ConfigError when what is there, finished or not, is another experiment's: run_ids have 32 bits.
+    """
+    run = folder / exp.run_id
+    try:
+        other = Experiment.parse(json.loads((run / "config.json").read_bytes()))
+    except (OSError, ValueError, RecursionError):  # missing, or damaged: nothing to compare
+        other = exp
+    if other != exp and other.run_id == exp.run_id:  # else it is damaged as well: it does not name itself
+        field = next(field for field in type(exp).model_fields if getattr(exp, field) != getattr(other, field))
+        what = f"{run}: is of another experiment with the same run_id, whose {field} is {getattr(other, field)!r:.80}"
+        raise ConfigError(f"{what} and not {getattr(exp, field)!r:.80}; name another folder with --results")
+    return is_final(run)
+
+
 def verify(folder: Path) -> dict[str, str]:
     """What is wrong with each file of a final folder that is missing or not as it was; empty when not final."""
     try:
@@ -49,6 +69,8 @@ def verify(folder: Path) -> dict[str, str]:
         return {}
     except Damaged as error:
         return {SUMS: str(error).removeprefix(f"{folder / SUMS}: ")}
+    except OSError as error:  # it is a folder, or the run is a file, or a link leads nowhere
+        return {SUMS: f"cannot be read ({error.strerror})"}
     wrong = {}
     for name, digest in sums.items():
         try:
@@ -76,7 +98,7 @@ def _sums(folder: Path) -> dict[str, str]:
 def quarantine(path: Path, why: str) -> None:
     """Rename a damaged file to ``<name>.damaged`` (``.damaged-2``, …) and say so; it is never deleted."""
     renamed, n = "", 1
-    if path.exists():
+    if os.path.lexists(path):
         aside = path.with_name(f"{path.name}.damaged")
         while aside.exists():
             n += 1
@@ -92,8 +114,14 @@ def is_quarantined(path: Path) -> bool:
 
 
 def repair(folder: Path, wrong: dict[str, str]) -> None:
-    """Quarantine what is ``wrong`` in a finished run, {file name: why}, which then counts as unfinished, and remove
-    temporary files that a kill left behind. Only for who holds the run's lock."""
+    """Quarantine what is ``wrong`` in a finished run, {file name: why}, which then counts as unfinished, and whatever
+    has the name of one of our files and is none; remove temporary files that a kill left behind. Only for who holds the
+    run's lock."""
+    if os.path.lexists(folder) and not folder.is_dir():
+        quarantine(folder, "is not a folder")
+        return
+    names = [path for path in folder.glob("*") if re.fullmatch(rf"{OWN}|{SUMS}", path.name)]
+    wrong = {path.name: "is not a file" for path in names if not path.is_file()} | wrong
     for path in folder.glob(".*"):
         if re.fullmatch(rf"\.({OWN}|{SUMS})\.\d+", path.name) and not path.is_dir():
             path.unlink()

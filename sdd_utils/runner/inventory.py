@@ -1,35 +1,17 @@
 """What is there: the state of every run, and the levels of all."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
 
 from sdd_utils.config import Experiment
-from sdd_utils.errors import ConfigError, Damaged
+from sdd_utils.errors import Damaged
 from sdd_utils.files import read_csv
-from sdd_utils.runner.integrity import is_final, is_quarantined, own_files, verify
+from sdd_utils.runner.integrity import finished, is_quarantined, own_files, verify
 from sdd_utils.runner.locks import holder
 from sdd_utils.tables import check_levels
 
 STATES = ["done", "running", "stopped", "waiting", "damaged"]
-
-
-def finished(exp: Experiment, folder: Path) -> bool:
-    """Whether every file of the run is there; ``checkpoints.unsound`` reads them and says whether they are sound.
-
-    Raises ConfigError when what is there, finished or not, is another experiment's: run_ids have 32 bits.
-    """
-    run = folder / exp.run_id
-    try:
-        other = Experiment.parse(json.loads((run / "config.json").read_bytes()))
-    except (OSError, ValueError):  # missing, or damaged: nothing to compare
-        other = exp
-    if other != exp:
-        field = next(field for field in type(exp).model_fields if getattr(exp, field) != getattr(other, field))
-        what = f"{run}: is of another experiment with the same run_id, whose {field} is {getattr(other, field)!r}"
-        raise ConfigError(f"{what} and not {getattr(exp, field)!r}; name another folder with --results")
-    return is_final(run)
 
 
 def survey(experiments: list[Experiment], folder: Path) -> pd.DataFrame:
@@ -78,6 +60,6 @@ def collect(experiments: list[Experiment], folder: Path, checked: bool = False) 
         run = folder / exp.run_id
         for name, why in () if checked else verify(run).items():
             raise Damaged(f"{run / name}: {why}; run the profile again to make it anew")
-        if (run / "levels.csv").exists():
+        if (run / "levels.csv").is_file():
             tables.append(check_levels(read_csv(run / "levels.csv"), str(run / "levels.csv")))
     return pd.concat([t for t in tables if len(t)], ignore_index=True) if any(map(len, tables)) else pd.DataFrame()

@@ -48,7 +48,7 @@ def try_acquire(lock: SoftFileLease) -> bool:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-    except (Timeout, LeaseSettingsMismatch, PermissionError) as error:
+    except (Timeout, LeaseSettingsMismatch, PermissionError, IsADirectoryError) as error:
         there = os.path.lexists(path)
         if isinstance(error, PermissionError) and not there:  # it is the folder that we may not write to
             raise

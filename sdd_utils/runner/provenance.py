@@ -34,21 +34,28 @@ def commit() -> str:
     """The commit whose code this process runs, ``…-dirty`` if changed since; else ``unknown: `` and why. Asked once,
     when the process is young."""
     try:
+        if _git("rev-parse", "--show-cdup"):  # the repository is one further up
+            return "unknown: the folder is no repository of its own"
         named = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")  # no tag's name instead
-        new = _git("ls-files", "--others", "--exclude-standard", "sdd_utils")
+        new = _git(
+            "ls-files", "--others", "--", "sdd_utils/*.py"
+        )  # what the user's git ignores is imported all the same
+        hidden = [line for line in _git("ls-files", "-v", "sdd_utils").splitlines() if line[0] != "H"]  # from --dirty
     except (OSError, subprocess.CalledProcessError) as error:  # no git on this machine, or not its owner's repository
         said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]
         return f"unknown: {said.replace(str(ROOT), 'the folder')}"
-    return f"{named}-dirty" if new and not named.endswith("-dirty") else named
+    return f"{named}-dirty" if (new or hidden) and not named.endswith("-dirty") else named
 
 
 def _git(*arguments: str) -> str:
     """What git says of this folder: not of what the environment names, nor of a repository further up."""
     elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
     environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
-    environment["GIT_CEILING_DIRECTORIES"] = str(ROOT.parent)
-    said = subprocess.run(["git", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    return said.stdout.strip()
+    environment |= {"GIT_CEILING_DIRECTORIES": str(ROOT.parent), "LC_ALL": "C"}
+    how = {"encoding": "utf-8", "errors": "backslashreplace"}  # paths may be in any encoding
+    return subprocess.run(
+        ["git", *arguments], cwd=ROOT, env=environment, capture_output=True, check=True, **how
+    ).stdout.strip()
 
 
 def _version(package: str) -> str | None:

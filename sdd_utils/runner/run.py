@@ -21,13 +21,22 @@ from sdd_utils.metrics.energy import energy_meter
 from sdd_utils.metrics.flops import training_flops
 from sdd_utils.pruning import SparseNetwork, new_network
 from sdd_utils.pruning_loop import iterative_pruning
-from sdd_utils.runner.checkpoints import History, drop_levels, level_file, restore, resume, save, unsound
-from sdd_utils.runner.integrity import finalise, repair
-from sdd_utils.runner.inventory import finished
+from sdd_utils.runner.checkpoints import (
+    History,
+    drop_levels,
+    has_provenance,
+    level_file,
+    restore,
+    resume,
+    save,
+    tables_of,
+    unsound,
+)
+from sdd_utils.runner.integrity import finalise, finished, repair
 from sdd_utils.runner.locks import claimed, hold
 from sdd_utils.runner.provenance import commit, provenance
 from sdd_utils.runner.stopping import must_stop
-from sdd_utils.tables import WEIGHT_BIN, WEIGHT_BINS, levels_table
+from sdd_utils.tables import WEIGHT_BIN, WEIGHT_BINS
 from sdd_utils.training import compile_ahead
 
 SAVE_SECONDS = 120.0  # within a long level the state is saved at the end of the first epoch after so much time
@@ -95,7 +104,7 @@ def _train(exp: Experiment, run: Path, device: str, deadline: float, lock: SoftF
     drop_levels(run, exp, net, history)
     write_json(run / "config.json", exp.model_dump(mode="json"))  # again: it may have been damaged meanwhile
     write_tables(run, exp, history)
-    if before <= exp.levels or not (run / "provenance.json").exists():  # else this process has trained nothing
+    if before <= exp.levels or not has_provenance(run):  # else this process has trained nothing
         record["commit"] = ", ".join(dict.fromkeys(s.get("commit") or record["commit"] for s in history.segments))
         teaches = {"run_id": exp.teacher.experiment.run_id, "level": teacher_level} if exp.teacher else None
         write_json(run / "provenance.json", {**record, "ended": _now(), "teacher": teaches})
@@ -140,15 +149,9 @@ class SegmentClock:
 
 
 def write_tables(run: Path, exp: Experiment, history: History) -> None:
-    """levels.csv, weights.csv (counts of surviving weights in [bin, bin + WEIGHT_BIN)) and emissions.csv."""
-
-    edges = [round((i - WEIGHT_BINS / 2) * WEIGHT_BIN, 2) for i in range(WEIGHT_BINS)]
-    counted = [(n, *pair) for n, counts in enumerate(history.histograms) for pair in zip(edges, counts, strict=True)]
-    weights = pd.DataFrame(counted, columns=["level", "bin", "count"])
-    write_csv(run / "levels.csv", levels_table(exp, history.rows, run.parent.name))
-    write_csv(run / "weights.csv", weights[weights["count"] > 0])
-    if history.segments:
-        write_csv(run / "emissions.csv", pd.DataFrame(history.segments))
+    """levels.csv, weights.csv and emissions.csv; see ``checkpoints.tables_of``."""
+    for name, table in tables_of(exp, history, run.parent.name).items():
+        write_csv(run / f"{name}.csv", table)
 
 
 def level_cost(segments: list[dict], level: int) -> dict[str, float | str | None]:

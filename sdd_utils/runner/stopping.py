@@ -82,8 +82,9 @@ def stop_on_signals() -> Iterator[list[str]]:
                 signal.signal(number, handler)
 
 
-def parse_duration(text: str | float | None) -> float | None:
-    """Seconds of ``90s``, ``9m``, ``1h30m`` or ``2d``; a number is seconds, and None is None. Raises ConfigError."""
+def parse_duration(text: str | float | None, name: str = "time-budget") -> float | None:
+    """Seconds of ``90s``, ``9m``, ``1h30m`` or ``2d``; a number is seconds, and None is None. Raises ConfigError,
+    which names the parameter ``name``."""
     if text is None:
         return None
     try:
@@ -91,7 +92,7 @@ def parse_duration(text: str | float | None) -> float | None:
     except (ValueError, TypeError):
         seconds = math.nan
     if math.isnan(seconds) or (isinstance(text, str) and text[-1:].isdigit()):  # "9" would be nine nanoseconds
-        raise ConfigError(f"time-budget: {text!r} is not a duration such as 90s, 9m, 1h30m or 2d")
+        raise ConfigError(f"{name}: {text!r} is not a duration such as 90s, 9m, 1h30m or 2d")
     if seconds <= 0:
-        raise ConfigError(f"time-budget: {text!r} must be more than 0")
+        raise ConfigError(f"{name}: {text!r} must be more than 0")
     return seconds

@@ -20,8 +20,7 @@ from sdd_utils.files import make_folder, write_bytes, write_csv
 from sdd_utils.metrics.energy import check_country
 from sdd_utils.metrics.flops import curve_flops
 from sdd_utils.runner.checkpoints import states, unsound
-from sdd_utils.runner.integrity import finalise, own_files, repair
-from sdd_utils.runner.inventory import finished
+from sdd_utils.runner.integrity import finalise, finished, own_files, repair
 from sdd_utils.runner.locks import claimed, held_by, lease, try_acquire
 from sdd_utils.runner.progress import Progress
 from sdd_utils.runner.run import run_experiment
@@ -59,14 +58,14 @@ def train(
     # Before workers are started, which takes seconds. Where a run is missing, the sweep reads the others' checksums.
     if all(finished(exp, folder) for exp in todo) and not any(unsound(folder / exp.run_id, exp) for exp in todo):
         return Outcome()
-    if cluster:
+    if cluster is not None:
         from sdd_utils.runner.cluster import RayWorkers  # Ray is optional
 
         executor: Executor = RayWorkers(cluster, workers, device, gpu_share)
     else:
         executor = local_workers(workers, device, gpu_share)
     try:
-        if not cluster:
+        if cluster is None:
             check_device(device)  # after the workers, which begin to import meanwhile
         return run_sweep(experiments, folder, executor, device, seconds)
     finally:
@@ -160,6 +159,8 @@ class Sweep:
         """Begin nothing more, and have what runs save its state and leave."""
         if not self.stopping:
             self.executor.ask_to_stop()
+            if self.running:
+                self.progress.say("stopping: what runs saves its state after this epoch; Ctrl-C once more ends it now")
         self.stopping = True
 
     def submit(self) -> None:

@@ -396,6 +396,11 @@ OPTIONS = [
     # An empty variable, which would mean the working directory
     (("run", "--profile", "mine", "--results", ""), "Invalid value for '--results': it is empty"),
     (("data", "--dataset", "digits", "--root", ""), "Invalid value for '--root': it is empty"),
+    (
+        ("export", "--profile", "mine", "--out", "/nowhere/a.csv"),
+        "out: /nowhere/a.csv is not a file that can be written",
+    ),
+    (("export", "--profile", "mine", "--out", "/"), "out: / is not a file that can be written; is its folder there?"),
     (("export", "--profile", "mine", "--out", ""), "Invalid value for '--out': it is empty"),
     # Control characters, which a terminal obeys
     (("status", "--profile", "mine", "--results", "/nowhere\x1b[2J"), "results: there is no folder /nowhere\\x1b[2J"),
@@ -469,6 +474,9 @@ TABLES = [
     (lambda t: t.replace({"level": {"2": "two"}}), "level: 'two' in line 4 is not a number"),
     (lambda t: t.assign(val_acc="good"), "val_acc: 'good' in line 2 is not a number"),
     (lambda t: t.assign(test_acc="81.5"), "test_acc: 81.5 in line 2 is not between 0 and 1"),
+    (lambda t: t.assign(test_acc=""), "test_acc: is missing in line 2"),
+    (lambda t: t.assign(train_loss="inf"), "train_loss: inf in line 2 is not a number"),
+    (lambda t: t.assign(remaining_params="9" * 400), "remaining_params: "),
     (lambda t: t.assign(sparsity="0.5"), "sparsity: does not increase from level to level in digits-"),
     (lambda t: t.iloc[::-1], "level: those of digits-"),
     (lambda t: t.drop(index=1), "level: those of digits-"),

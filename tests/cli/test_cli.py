@@ -21,8 +21,7 @@ from sdd_utils.cli.commands import main
 from sdd_utils.config import Experiment
 from sdd_utils.errors import DIFFERENT, INTERRUPTED, NO_READER, REFUSED, REQUEUE, Busy, Stopped
 from sdd_utils.profiles import load_profile
-from sdd_utils.runner.integrity import is_final
-from sdd_utils.runner.inventory import finished
+from sdd_utils.runner.integrity import finished, is_final
 from sdd_utils.runner.locks import claimed, lease, try_acquire
 from sdd_utils.runner.run import run_experiment
 from sdd_utils.runner.stopping import must_stop, parse_duration, stop_on_signals

@@ -24,6 +24,27 @@ from sdd_utils.runner.run import run_experiment
 from sdd_utils.tables import MEASURED_ON_THE_CLOCK
 from sdd_utils.training import make_step, train_level
 
+NUMBERS = """
+import sdd_utils, torch
+from sdd_utils.execution import prepare
+prepare(torch.device("cpu"))
+torch.manual_seed(0)
+net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 10))
+print(torch.backends.cpu.get_cpu_capability(), net(torch.randn(50, 3, 8, 8)).double().sum().item().hex())
+"""
+
+
+@pytest.mark.parametrize(
+    "variable", ["ATEN_CPU_CAPABILITY=default", "MKL_CBWR=COMPATIBLE", "ONEDNN_MAX_CPU_ISA=SSE41", "OMP_NUM_THREADS=2"]
+)
+def test_no_variable_that_chooses_instructions_changes_a_number(variable):
+    def numbers(**more):
+        env = {name: value for name, value in os.environ.items() if name != variable.split("=")[0]} | more
+        code = [sys.executable, "-c", NUMBERS]
+        return subprocess.run(code, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
+
+    assert numbers(**dict([variable.split("=")])) == numbers()
+
 
 @pytest.fixture
 def without_codegen(monkeypatch):

@@ -13,6 +13,7 @@ from sdd_utils.evaluation import measure, predict
 from sdd_utils.execution import Execution
 from sdd_utils.models import prunable_layers
 from sdd_utils.pruning import new_network, prune
+from sdd_utils.pruning_loop import iterative_pruning
 from sdd_utils.seeding import generator
 from sdd_utils.training import make_optimizer, train_level, train_step
 
@@ -216,6 +217,15 @@ def test_divergence_stops_with_run_level_epoch_and_rate(small):
     data = load(exp)
     with pytest.raises(TrainingDiverged, match=rf"{exp.run_id}: loss is nan at level 3, epoch \d, lr 1e\+"):
         train_level(new_network(exp), data, exp, 3, None)
+
+
+def test_a_last_step_that_leads_nowhere_is_noticed_though_its_loss_was_of_before(small):
+    exp = small(lr=1e300, batch_size=800, epochs=1, levels=0)
+    with pytest.raises(TrainingDiverged, match=f"{exp.run_id}: the weights are not finite after level 0, lr 1e"):
+        list(iterative_pruning(exp, load(exp)))
+    exp = small(lr=1e38, batch_size=800, epochs=1, levels=0)
+    with pytest.raises(TrainingDiverged, match=f"{exp.run_id}: the .* are not finite after level 0, lr 1e"):
+        list(iterative_pruning(exp, load(exp)))
 
 
 def test_measures_count_what_they_say(small):

@@ -88,7 +88,11 @@ def test_without_ray_one_line_says_how_to_install_it(refused, monkeypatch):
     assert refused("--cluster", "ray") == "error: cluster: Ray is not installed; pip install -e '.[cluster]' does it\n"
 
 
-@pytest.mark.parametrize("address", ["10.0.0.1", "http://10.0.0.1:6379", "ray://host:10001", "host:port", "local"])
+ADDRESSES = ["10.0.0.1", "http://10.0.0.1:6379", "ray://host:10001", "host:port", "local", "", "münchen:80"]
+ADDRESSES += [f"{'a' * 300}:80"]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
 def test_what_is_no_address_is_refused(refused, address):
     said = refused("--cluster", address)
     assert said.startswith(f"error: cluster: '{address}' is not ray or host:port; run the command on a machine of")
@@ -106,7 +110,7 @@ def test_an_address_where_nothing_listens_is_refused(refused):
     assert "Connection refused); is Ray running there?" in said
 
 
-@pytest.mark.parametrize("address", ["nowhere.invalid:6379", "127.0.0.1:99999"])
+@pytest.mark.parametrize("address", ["nowhere.invalid:6379", "127.0.0.1:99999", "a..b:80"])
 def test_a_host_or_a_port_that_does_not_exist_is_refused(refused, address):
     assert f"cluster: nothing answers at {address} (" in refused("--cluster", address)
 
@@ -189,13 +193,22 @@ def test_a_token_that_lies_open_is_closed_before_a_cluster_is_joined(token):
     assert access(token) == "0o600"
 
 
+def test_what_a_token_links_to_is_left_as_open_as_it_is(token, tmp_path):
+    mine = tmp_path / "mine"
+    mine.write_text("a token for several machines")
+    mine.chmod(0o644)
+    token.symlink_to(mine)
+    cluster.connect("ray")
+    assert access(mine) == "0o644"
+
+
 def test_why_ray_cannot_be_started_is_one_line(refused, monkeypatch):
     def init(*_, **__):
         raise OSError("The current node timed out\nduring startup.")
 
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
-    why = "The current node timed out during startup."
-    assert refused("--cluster", "ray") == f"error: cluster: cannot start Ray here: {why}\n"
+    why = "which takes a machine that has time: The current node timed out during startup."
+    assert refused("--cluster", "ray") == f"error: cluster: cannot start Ray here, {why}\n"
 
 
 def test_a_place_that_takes_no_folder_of_ray_is_named(refused, monkeypatch, tmp_path):

@@ -1,7 +1,10 @@
 """What is on disk is whole, checked before it is read, and quarantined rather than deleted."""
 
 import errno
+import json
+import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import add_foreign_entries
+from conftest import add_foreign_entries, interrupt_before
 from inject import forge
 from safetensors.torch import load_file
 
@@ -19,9 +22,11 @@ from benchmarks.threads import Threads
 from sdd_utils import pruning_loop
 from sdd_utils.errors import ConfigError, Damaged, NoSpace, ResultsMissing
 from sdd_utils.files import make_folder, sha256, write_bytes, write_csv
+from sdd_utils.pruning import new_network
 from sdd_utils.runner import checkpoints, integrity
-from sdd_utils.runner.integrity import SUMS, finalise, is_final, quarantine, verify
-from sdd_utils.runner.inventory import finished, survey
+from sdd_utils.runner import run as runs
+from sdd_utils.runner.integrity import SUMS, finalise, finished, is_final, quarantine, verify
+from sdd_utils.runner.inventory import survey
 from sdd_utils.runner.run import run_experiment
 from sdd_utils.runner.sweep import Outcome, adopt_finished, run_sweep
 
@@ -187,11 +192,24 @@ def forged(change):
     return spoil
 
 
+def history(change):
+    """Have the last level's file tell another history."""
+
+    def tell(_, metadata):
+        told = json.loads(metadata["history"])
+        change(told)
+        metadata["history"] = json.dumps(told)
+
+    return forged(tell)
+
+
 def rewritten(name, content):
     """Have a file hold something else."""
 
     def spoil(run):
-        (run / name).write_text(content((run / name).read_text()))
+        before = (run / name).read_text()
+        (run / name).write_text(content(before))
+        assert (run / name).read_text() != before
         return name
 
     return spoil
@@ -212,6 +230,24 @@ ODD = {
     "a history of words": forged(lambda _, metadata: metadata.update(history='{"rows": ["a", "b"]}')),
     "a history without its measures": forged(lambda _, metadata: metadata.update(history='{"rows": [{"level": 0}]}')),
     "another level": forged(lambda _, metadata: metadata.update(history='{"rows": []}')),
+    "a mask that prunes all": forged(lambda tensors, _: tensors["mask"].fill_(False)),
+    "a mask that prunes more than its level": forged(lambda tensors, _: tensors["mask"][:100].fill_(False)),
+    "weights under the mask": forged(lambda tensors, _: tensors["vector"][: len(tensors["mask"])].fill_(0.5)),
+    "a history that overrules the settings": history(lambda told: told["rows"][0].update(run_id="../x")),
+    "a measure that is a word": history(lambda told: told["rows"][1].update(test_acc="many")),
+    "a level that is a truth value": history(lambda told: told["rows"][1].update(level=True)),
+    "a level of no epoch": history(lambda told: told["rows"][1].update(epochs=0)),
+    "histograms of other bins": history(lambda told: told.update(histograms=[[1, 2]] * len(told["rows"]))),
+    "a segment without its time": history(lambda told: told["segments"][0].pop("seconds")),
+    "another run's levels": rewritten("levels.csv", lambda text: text.replace("-s0-", "-s1-")),
+    "levels without accuracies": rewritten("levels.csv", lambda text: re.sub(r"0\.\d+", "", text)),
+    "a number of 400 digits": rewritten("levels.csv", lambda text: text.replace(",1440,", f",{'9' * 400},")),
+    "no weights": rewritten("weights.csv", lambda text: text.splitlines(keepends=True)[0]),
+    "weights that are words": rewritten("weights.csv", lambda text: text.replace(",1\n", ",one\n")),
+    "a provenance that is none": rewritten("provenance.json", lambda _: "[]"),
+    "a provenance that is no JSON": rewritten("provenance.json", lambda _: "{"),
+    "settings without end": rewritten("config.json", lambda _: "[" * 100_000),
+    "settings of another experiment": rewritten("config.json", lambda text: text.replace('"lr": 0.1', '"lr": 0.2')),
     "too few rows": rewritten("levels.csv", lambda text: "".join(text.splitlines(keepends=True)[:-1])),
     "no row": rewritten("levels.csv", lambda text: text.splitlines(keepends=True)[0]),
     "no setting": rewritten("config.json", lambda _: "{}"),
@@ -242,6 +278,83 @@ def test_what_is_odd_though_its_checksum_is_right_is_quarantined_and_made_again(
     if name.endswith("safetensors") or state == "finished":
         assert f"{run / name}: " in caplog.text
         assert (run / f"{name}.damaged").exists()
+
+
+KINDS = ["config.json", "levels.csv", "weights.csv", "emissions.csv", "provenance.json", SUMS, "level-00.safetensors"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("state", ["finished", "unfinished"])
+@pytest.mark.parametrize("kind", ["folder", "loop"])
+def test_what_has_the_name_of_a_file_and_is_none_is_quarantined(finished_run, tmp_path, name, state, kind):
+    exp, whole = finished_run
+    run = tmp_path / "p" / exp.run_id
+    shutil.copytree(whole, run)
+    if state == "unfinished":
+        (run / SUMS).unlink()
+    (run / name).unlink(missing_ok=True)
+    (run / name).mkdir() if kind == "folder" else (run / name).symlink_to(name)
+    (there,) = survey([exp], tmp_path / "p")["state"]
+    assert there in ("damaged", "stopped")
+    run_experiment(exp, tmp_path / "p")
+    assert os.path.lexists(run / f"{name}.damaged")
+    assert survey([exp], tmp_path / "p")["state"].tolist() == ["done"]
+
+
+def test_a_run_whose_folder_is_a_file_is_made_beside_it(small, tmp_path):
+    exp = small(levels=0)
+    (tmp_path / exp.run_id).write_text("mine")
+    assert survey([exp], tmp_path)["state"].tolist() == ["damaged"]
+    run_experiment(exp, tmp_path)
+    assert (tmp_path / f"{exp.run_id}.damaged").read_text() == "mine"
+    assert survey([exp], tmp_path)["state"].tolist() == ["done"]
+
+
+def spoilt(name, value=None):
+    """Have one tensor of a training's state be something else; without a value, be gone."""
+
+    def change(tensors, _):
+        old = tensors.pop(f"training.{name}", None)
+        if value is not None:
+            tensors[f"training.{name}"] = value(old) if callable(value) else torch.tensor(value)
+
+    return change
+
+
+TRAINING = {
+    "an epoch before the first": spoilt("epoch", 0),
+    "an epoch after the last": spoilt("epoch", 4),
+    "no epoch": spoilt("epoch"),
+    "epochs": spoilt("epoch", [1, 2]),
+    "no learning rate": spoilt("lr"),
+    "a rate that climbs": spoilt("lr", lambda lr: -lr),
+    "a rate that is nan": spoilt("lr", lambda lr: lr * math.nan),
+    "no momentum": spoilt("moment.momentum_buffer"),
+    "another network's momentum": spoilt("moment.momentum_buffer", lambda moment: moment[:1].clone()),
+    "momentum that is infinite": spoilt("moment.momentum_buffer", lambda moment: moment / 0),
+    "no random state": spoilt("random.torch"),
+    "a random state that is none": spoilt("random.batches", lambda state: state * 0 + 255),
+    "a best epoch without patience": spoilt("best.epoch", 1),
+    "a mask of another level": lambda tensors, _: tensors["mask"].fill_(True),
+}
+
+
+@pytest.mark.parametrize("change", TRAINING.values(), ids=TRAINING)
+def test_a_checkpoint_that_no_training_leaves_is_quarantined(small, tmp_path, monkeypatch, caplog, change):
+    exp = small(epochs=4, levels=1)
+    monkeypatch.setattr(runs, "SAVE_SECONDS", 0)
+    with monkeypatch.context() as patch:
+        interrupt_before(1, patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(exp, tmp_path / "p")
+    run = tmp_path / "p" / exp.run_id
+    assert checkpoints.resume(run, exp, new_network(exp))[1]["epoch"] == 2
+    caplog.clear()
+    forge(run / checkpoints.CHECKPOINT, change)
+    run_experiment(exp, tmp_path / "p")
+    assert f"{checkpoints.CHECKPOINT}: " in caplog.text
+    whole = run_experiment(exp, tmp_path / "whole" / "p")
+    assert (run / "weights.csv").read_bytes() == (whole / "weights.csv").read_bytes()
 
 
 @pytest.mark.parametrize("listed", ["", "# 0\n", "nothing"])

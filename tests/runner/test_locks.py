@@ -11,7 +11,8 @@ import pytest
 from benchmarks.threads import Threads
 from sdd_utils.errors import Busy
 from sdd_utils.runner import locks
-from sdd_utils.runner.inventory import finished, survey
+from sdd_utils.runner.integrity import finished
+from sdd_utils.runner.inventory import survey
 from sdd_utils.runner.locks import claimed, hold, lease, try_acquire
 from sdd_utils.runner.sweep import Outcome, run_sweep
 
@@ -75,6 +76,7 @@ ODD = {
     "with another duration": ELSEWHERE.replace("0.5", "30"),
     "empty after a power cut": "",
     "of another program": "locked by hand\n",
+    "a folder": None,
 }
 
 
@@ -83,7 +85,7 @@ ODD = {
 def test_an_odd_lock_is_not_waited_for_for_ever(tmp_path, short, exchange, content, seconds_ahead):
     path = tmp_path / "locks" / "run.lock"
     path.parent.mkdir()
-    path.write_text(content)
+    path.mkdir() if content is None else path.write_text(content)
     os.utime(path, (time.time() + seconds_ahead,) * 2)
     with pytest.raises(Busy, match=r"run is held by .*process.*run\.lock\)$"), claimed(tmp_path / "run"):
         pass

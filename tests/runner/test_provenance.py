@@ -48,6 +48,41 @@ def test_the_commit_is_that_of_the_project_and_says_what_has_changed_since(here)
     assert says() == f"{first}-dirty"
 
 
+def test_what_is_imported_and_git_is_told_to_overlook_counts_as_changed(here, monkeypatch):
+    project, says = here
+    first = repository(project)
+    for flag in ("--assume-unchanged", "--skip-worktree"):
+        git("update-index", flag, "sdd_utils/code.py", cwd=project)
+        assert says() == f"{first}-dirty"
+        git("update-index", flag.replace("--", "--no-"), "sdd_utils/code.py", cwd=project)
+    assert says() == first
+    ignored = project.parent / "ignored"
+    ignored.write_text("config/\n__pycache__/\n")
+    config = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "core.excludesFile", "GIT_CONFIG_VALUE_0": str(ignored)}
+    for name, value in config.items():
+        monkeypatch.setenv(name, value)
+    (project / "sdd_utils" / "__pycache__").mkdir()
+    (project / "sdd_utils" / "__pycache__" / "code.pyc").write_text("")
+    assert says() == first
+    (project / "sdd_utils" / "config").mkdir()
+    (project / "sdd_utils" / "config" / "__init__.py").write_text("two = 2\n")
+    assert says() == f"{first}-dirty"
+
+
+@pytest.mark.parametrize("name", ["a:b", "a b", os.fsdecode(b"caf\xe9"), "é"])
+def test_a_folder_of_any_name_inside_another_repository_is_not_that_repository(tmp_path, monkeypatch, name):
+    repository(tmp_path / name)
+    project = tmp_path / name / "project"
+    project.mkdir()
+    monkeypatch.setattr(provenance, "ROOT", project)
+    monkeypatch.setenv("LC_ALL", "C")
+    assert commit.__wrapped__().startswith("unknown: ")
+    shutil.rmtree(tmp_path / name / ".git")
+    assert commit.__wrapped__().startswith("unknown: ")
+    first = repository(project)
+    assert commit.__wrapped__() == first
+
+
 def test_no_other_repository_is_taken_for_the_projects(here, tmp_path, monkeypatch):
     project, says = here
     assert says().startswith("unknown: fatal: not a git repository")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import HANG, SMALL_VIT, needs_gpu
+from conftest import HANG, SMALL_VIT, interrupt_before, needs_gpu
 from safetensors.torch import load_file
 
 from sdd_utils import pruning_loop, training
@@ -17,7 +17,7 @@ from sdd_utils.errors import ConfigError, ResultsMissing, Stopped
 from sdd_utils.metrics import energy
 from sdd_utils.runner import checkpoints
 from sdd_utils.runner import run as runs
-from sdd_utils.runner.inventory import finished
+from sdd_utils.runner.integrity import finished
 from sdd_utils.runner.locks import claimed
 from sdd_utils.runner.provenance import provenance
 from sdd_utils.runner.run import run_experiment
@@ -38,27 +38,6 @@ def assert_same(one, other):
     assert first.keys() == second.keys()
     assert all(torch.equal(first[f][name], second[f][name]) for f in first for name in first[f])
     assert (one / "weights.csv").read_bytes() == (other / "weights.csv").read_bytes()
-
-
-def interrupt_before(level, monkeypatch, epoch=0):
-    """Make the training of ``level`` end as a kill would end it, after ``epoch`` epochs and a save."""
-    train = pruning_loop.train_level
-
-    def interrupted(net, data, exp, at, teacher, saved, after_epoch):
-        if at == level and epoch == 0:
-            raise KeyboardInterrupt
-        ended = 0
-
-        def count_epochs(net, state):
-            nonlocal ended
-            after_epoch(net, state)
-            ended += 1
-            if at == level and ended == epoch:
-                raise KeyboardInterrupt
-
-        return train(net, data, exp, at, teacher, saved, count_epochs)
-
-    monkeypatch.setattr(pruning_loop, "train_level", interrupted)
 
 
 KINDS = [{}, {"retrain": "init"}, {"retrain": "random"}, SMALL_VIT, {"arch": "resnet18", "width": 4}, {"flip": True}]

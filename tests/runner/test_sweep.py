@@ -1,11 +1,14 @@
+import os
+import signal
+import threading
 from collections import Counter
 
 import pandas as pd
 import pytest
 
 from benchmarks.threads import Threads
-from sdd_utils.errors import WorkerLost
-from sdd_utils.runner.inventory import finished
+from sdd_utils.errors import Stopped, WorkerLost
+from sdd_utils.runner.integrity import finished
 from sdd_utils.runner.run import run_experiment
 from sdd_utils.runner.sweep import LIVES, Outcome, run_sweep, with_teachers
 from sdd_utils.runner.workers import local_workers
@@ -106,6 +109,22 @@ def test_no_more_is_handed_over_than_there_are_slots(small, tmp_path):
     run_sweep([small(seed=seed, levels=0) for seed in range(6)], tmp_path / "p", Counting(2))
     assert len(most) == 6
     assert max(most) == 2
+
+
+def test_a_signal_is_answered_at_once_though_an_epoch_may_take_minutes(small, tmp_path, capsys):
+    asked = threading.Event()
+
+    class Asked(Threads):
+        def ask_to_stop(self):
+            asked.set()
+
+    def epoch(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        asked.wait()
+        raise Stopped
+
+    assert run_sweep([small()], tmp_path, Asked(1), run=epoch).stopped.startswith("Stopped: SIGTERM received")
+    assert capsys.readouterr().err.count("stopping: what runs saves its state after this epoch; Ctrl-C once") == 1
 
 
 @pytest.mark.parametrize("deaths", [LIVES - 1, LIVES])

@@ -42,6 +42,12 @@ def make(tmp_path):
     return run
 
 
+def test_a_folder_for_results_that_make_cannot_name_is_refused(make):
+    ended = make("reproduce", "RESULTS=/tmp/my results")
+    assert ended.returncode == 2
+    assert "RESULTS: make takes no folder with a space in its name; link to it" in ended.stderr
+
+
 @pytest.mark.parametrize("target", ["notebooks", "test", "reproduce"])
 def test_a_notebook_of_the_users_is_neither_executed_nor_checked_with_ours(make, target):
     ended = make("--dry-run", target)

@@ -78,10 +78,10 @@ class Study:
             took = self._reference.groupby("run_id")["seconds"].sum() / 60
         except (ResultsMissing, Damaged):
             took = {}
-        keys, rows = ["dataset", "arch", "ε", "λ", "teacher", "τ", "α"], []
+        keys, rows = ["dataset", "arch", "ε", "method", "λ", "teacher", "τ", "α"], []
         for exp in self._select(methods):
             done = levels_done(self.folder / exp.run_id) if self.folder else exp.levels + 1
-            setting = [exp.dataset, exp.arch, exp.noise_rate, exp.weight_decay]
+            setting = [exp.dataset, exp.arch, exp.noise_rate, exp.method, exp.weight_decay]
             setting += [exp.teacher.rule if exp.teacher else "", exp.temperature or "", exp.alpha or ""]
             rows.append([*setting, 1, done, exp.levels + 1, took.get(exp.run_id)])
         table = pd.DataFrame(rows, columns=[*keys, "runs", "levels", "of", "minutes"]).astype({"minutes": float})

@@ -31,6 +31,7 @@ def table(curve, seed=0, **columns):
         "arch": "mlp",
         "noise_kind": "symmetric",
         "noise_rate": 0.3,
+        "method": "vanilla",
         "weight_decay": 1e-4,
         "teacher": "none",
         "teacher_arch": "mlp" if "teacher" in columns else "none",

@@ -205,10 +205,11 @@ def _cost(setting: Setting, unit: str, cost: str) -> Iterator[dict]:
         rules = {"holds": ["first drop"], "fails": ["full sweep"]}.get(avoided, ["first drop", "full sweep"])
         mine = by_seed[by_seed["pipeline"] == name]
         found = [_costs_less(mine[mine["rule"] == rule], plain, cost) for rule in rules]
-        verdicts, p = {verdict for _, _, verdict in found}, max(p for _, p, _ in found)
-        verdict = verdicts.pop() if len(verdicts) == 1 else "inconclusive"
+        verdicts, p = [verdict for _, _, verdict in found], max(p for _, p, _ in found)
+        verdict = verdicts[0] if len(set(verdicts)) == 1 else "inconclusive"
         statement = f"{unit} of {method.subject}, what it needs included, as a share of vanilla's"
-        yield setting.row(statement, found[0][0], p, verdict, f"04_cost, {rules[0]}", method)
+        ways = "; ".join(f"{rule}: {said}" for rule, said in zip(rules, verdicts, strict=True))
+        yield setting.row(statement, found[0][0], p, verdict, f"04_cost, {ways}", method)
 
 
 @claim("C5a")
@@ -224,9 +225,10 @@ def costs_fewer_flops(setting: Setting) -> Iterator[dict]:
     weights as if they were there. The mean share is a geometric one, so that it does not matter which of the two costs
     is divided by which.
 
-    Holds if the 95 % interval lies below 1 and the network is not worse than vanilla's; fails if the interval lies
-    above 1, or if it is worse; else inconclusive. Worse is less accurate on test without being smaller, or larger
-    without being more accurate, each with its whole interval.
+    Holds if the 95 % interval lies below 1 and the network is not seen to be worse than vanilla's; fails if the
+    interval lies above 1, or if it is worse; else inconclusive. Worse is less accurate on test without being smaller,
+    or larger without being more accurate, each with its whole interval; then p is 1. Evidence has the verdict by each
+    stop rule that counts.
     """
     yield from _cost(setting, "FLOPs", "train_flops")
 
@@ -257,7 +259,8 @@ def _costs_less(mine: pd.DataFrame, plain: pd.DataFrame, cost: str) -> tuple[Est
     accuracy = Estimate.of(mine["test_acc"] - plain["test_acc"])
     worse = (accuracy.high < 0 and not size.high < 0) or (size.low > 0 and not accuracy.low > 0)
     verdict = "fails" if worse or share.low > 0 else "holds" if share.high < 0 else "inconclusive"
-    return Estimate(*np.exp([share.value, share.low, share.high]).tolist(), share.n), share.chance(below=0), verdict
+    p = 1.0 if worse else share.chance(below=0)
+    return Estimate(*np.exp([share.value, share.low, share.high]).tolist(), share.n), p, verdict
 
 
 def holm(claims: pd.DataFrame, level: float = 0.025) -> int:

@@ -67,5 +67,6 @@ def _text(shown: pd.DataFrame) -> str:
 
 def _shown(claims: pd.DataFrame) -> pd.DataFrame:
     numbers = claims[["measured", "ci_low", "ci_high"]].to_numpy()
-    measured = ["" if pd.isna(v) else f"{v:.2f} [{low:.2f}, {high:.2f}]" for v, low, high in numbers]
+    intervals = ["" if pd.isna(low) else f" [{low:.2f}, {high:.2f}]" for _, low, high in numbers]
+    measured = ["" if pd.isna(v[0]) else f"{v[0]:.2f}{ci}" for v, ci in zip(numbers, intervals, strict=True)]
     return claims[["claim", "statement"]].assign(measured=measured, verdict=claims["verdict"])

@@ -9,7 +9,7 @@ import pandas as pd
 from sdd_utils.analysis.curves import at_weight_decay, of_method, optimal_weight_decay, vanilla, weight_decays
 
 BLUE, ORANGE, GREEN, RED, PURPLE = "#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc"
-SKY, BROWN = "#56b4e9", "#ca9161"
+SKY = "#56b4e9"
 """seaborn's ``colorblind`` palette, which colour-blind readers can tell apart."""
 
 
@@ -47,11 +47,12 @@ METHODS = {
     "sparse": distilled("sparse", BLUE),
     "dense": distilled("dense", ORANGE),
     "early_stopped": distilled("early_stopped", SKY, in_the_paper=False),
-    "early": Method("early stopping", BROWN, partial(of_method, method="early"), "early stopping", in_the_paper=False),
+    "early": Method("early stopping", PURPLE, partial(of_method, method="early"), "early stopping", in_the_paper=False),
     "kd-early": distilled("early_stopped", RED, "kd-early", in_the_paper=False),
 }
 
 
 def named(statement: str) -> str:
     """Which of the METHODS a claim's statement is about, by its subject; "" if none."""
-    return next((name for name, method in METHODS.items() if method.subject and method.subject in statement), "")
+    found = [name for name, method in METHODS.items() if method.subject and method.subject in statement]
+    return max(found, key=lambda name: len(METHODS[name].subject), default="")

@@ -21,12 +21,17 @@ def listed(words: Iterable) -> str:
 
 def shown(number: float, digits: int = 1) -> str:
     """A number with so many decimals, rounded from what claims.csv has of it, and a proper minus."""
-    return f"{float(f'{number:.6g}') + 0:.{digits}f}".replace("-", "−")
+    return f"{round(float(f'{number:.6g}'), digits) + 0:.{digits}f}".replace("-", "−")  # no −0.0
 
 
 def share(number: float) -> str:
     """A share (%) with the two digits that count: 0.42, 8, 93, 100."""
     return f"{float(f'{number:.2g}'):g}"
+
+
+def times(ratio: float) -> str:
+    """«0.42 times», «5.5 times», «22 times»."""
+    return f"{float(f'{ratio:.2g}'):g} times"
 
 
 def ranged(numbers: Iterable[float], digits: int | None = 1) -> str:

@@ -143,7 +143,8 @@ def _shares_left(ax: Axes, best: pd.DataFrame, room: float) -> None:
     last = -np.inf
     for one in best.itertuples():
         if np.log(one.spent) - last > room:
-            last, style = np.log(one.spent), {"textcoords": "offset points", "fontsize": 6, "ha": "center"}
+            where = "left" if last == -np.inf else "center"  # the first is at the axis
+            last, style = np.log(one.spent), {"textcoords": "offset points", "fontsize": 6, "ha": where}
             ax.annotate(f"{share(100 - 100 * one.sparsity)} %", (one.spent, one.percent), (0, 5), **style)
 
 

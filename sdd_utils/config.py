@@ -196,7 +196,7 @@ class Experiment(Settings):
             if not count:
                 raise ValueError(f"val_share: {self.val_share:g} of {every} images leaves none for {part}")
         for part, count in parts.items():
-            if self.noise_rate and not round(self.noise_rate * count):
+            if self.noise_rate and self.noise_kind != "human" and not round(self.noise_rate * count):
                 raise ValueError(f"noise_rate: {self.noise_rate:g} of {count} {part} images is not one wrong label")
         if self.width and self.width < arch.least_width:
             raise ValueError(f"width: {self.width} is too narrow for {self.arch}, which needs {arch.least_width}")

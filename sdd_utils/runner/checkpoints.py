@@ -93,11 +93,11 @@ def read(path: Path, exp: Experiment, net: SparseNetwork) -> tuple[dict[str, Ten
     if run_id != exp.run_id:
         raise Damaged(f"{path}: is a checkpoint of another experiment, {run_id}")
     within = path.name == CHECKPOINT
-    if not within and path != level_file(path.parent, history.levels - 1):
-        raise Damaged(f"{path}: is of level {history.levels - 1}")
     try:
-        _check_history(history)
         net.check_state(tensors)
+        if not within and path != level_file(path.parent, history.levels - 1):
+            raise ValueError(f"is of level {history.levels - 1}")
+        _check_history(history)
         check_left(net, exp, history.levels if within else history.levels - 1, int(tensors["mask"].sum()))
         if within:
             check_training_state(part_of(tensors, "training."), net, exp, history.levels)

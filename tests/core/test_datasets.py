@@ -263,7 +263,7 @@ def flowers(tmp_path, monkeypatch, small):
             for i in range(n):
                 Image.new("RGB", (20 + i, 30), colour).save(folder / f"{i}.png")
     monkeypatch.setattr(datasets, "DATA", tmp_path)
-    return lambda **more: small(dataset="folder/flowers", image_size=8, noise_rate=0.1, batch_size=5, **more)
+    return lambda **more: small(dataset="folder/flowers", image_size=8, noise_rate=0.2, batch_size=5, **more)
 
 
 def test_a_folder_of_images_is_a_dataset(flowers):

@@ -301,7 +301,7 @@ def expected(kind: str) -> set[int]:
         "SIGKILL": {0, -signal.SIGKILL},
         "SIGTERM": {0, 75, -signal.SIGTERM},
         "SIGUSR1": {0, 75, -signal.SIGUSR1},
-        "SIGINT": {0, 130},
+        "SIGINT": {0, 130, -signal.SIGINT},
         "time budget": {0, 75},
         "full disk": {0, 2},
         "live": {0, 2},

@@ -19,14 +19,8 @@ from sdd_utils.distillation import TEACHERS
 from sdd_utils.models import TIMM, architecture
 from sdd_utils.settings import Count, Flag, NotNegative, Portion, Positive, Settings, Share, Whole, entry_of
 
-SAME_SPLIT = (
-    "seed",
-    "dataset",
-    "image_size",
-    "train_subset",
-    "test_subset",
-    "val_share",
-)  # they say which images are for training
+# They say which images are for training
+SAME_SPLIT = ("seed", "dataset", "image_size", "train_subset", "test_subset", "val_share")
 
 
 class ViTShape(Settings):
@@ -112,9 +106,7 @@ class Experiment(Settings):
     momentum: Share | None = None  # sgd only
     milestones: tuple[Portion, ...] | None = None  # sgd only: lr ÷ 10, as shares of epochs
     weight_decay: NotNegative  # λ, as given to the optimiser
-    regular_weight_decay: NotNegative | None = (
-        None  # the λ at which a curve counts as vanilla; None: the architecture's
-    )
+    regular_weight_decay: NotNegative | None = None  # at which a curve is vanilla; None: the architecture's own
     regulariser: Annotated[str, entry_of("training", "REGULARISERS")] | None = None  # a penalty beside λ
     coefficient: Positive | None = None  # what the penalty is multiplied by
     loss: Annotated[str, entry_of("losses", "LOSSES")] | None = None  # in place of cross-entropy
@@ -210,10 +202,10 @@ class Experiment(Settings):
             known = ", ".join(name for name, facts in DATASETS.items() if facts.confused)
             raise ValueError(f"noise_kind: asymmetric needs classes that are confused, as {known} have them")
         if self.noise_rate > most:
-            what = (
-                f"of {len(self.facts.confused)} of {self.facts.classes} classes more labels would be wrong than right"
+            what = f"of {len(self.facts.confused)} of {self.facts.classes} classes"
+            raise ValueError(
+                f"noise_rate: {self.noise_rate:g} is more than {most:g}: {what} most labels would be wrong"
             )
-            raise ValueError(f"noise_rate: {self.noise_rate:g} is more than {most:g}: {what}")
 
     def _check_human_labels(self) -> None:
         known = self.facts.human.shares if self.facts.human else None

@@ -199,7 +199,8 @@ def check_training_state(saved: dict[str, Tensor], net: SparseNetwork, exp: Expe
             raise ValueError(f"training.{name} is not what this experiment's training leaves")
         if not there.isfinite().all():
             raise ValueError(f"training.{name} should hold finite numbers")
-    if not 1 <= saved["epoch"] < exp.epochs_of(level) or not 0 <= saved["lr"] <= exp.lr:
+    most = exp.lr * (1 + 1e-6)  # on a GPU it is rounded to float32
+    if not 1 <= saved["epoch"] < exp.epochs_of(level) or not 0 <= saved["lr"] <= most:
         raise ValueError(
             f"training.epoch = {saved['epoch']} and training.lr = {saved['lr']} are not of this experiment"
         )

@@ -43,7 +43,7 @@ WRONG = [
     ({"loss_parameter": 0.7}, "loss_parameter: given, but it means something only when there is a loss"),
     ({"mixup": 0}, "mixup: input should be greater than 0 (got 0)"),
     ({"dropout": 1}, "dropout: input should be less than 1 (got 1)"),
-    ({"noise_kind": "asymmetric"}, "noise_rate: 0.3 is more than 0.2: of 4 of 10 classes more labels would be wrong"),
+    ({"noise_kind": "asymmetric"}, "noise_rate: 0.3 is more than 0.2: of 4 of 10 classes most labels would be wrong"),
     (
         {"noise_kind": "asymmetric", "dataset": "cifar100"},
         "noise_kind: asymmetric needs classes that are confused, as digits, mnist, cifar10 have them",

@@ -27,6 +27,7 @@ from torch import Tensor
 from sdd_utils.config import Experiment
 from sdd_utils.errors import ResultsMissing
 from sdd_utils.files import read_csv
+from sdd_utils.models import CHAINED
 from sdd_utils.pruning import SparseNetwork, new_network
 from sdd_utils.runner.checkpoints import level_file, restore, shown_levels
 from sdd_utils.runner.integrity import finished
@@ -63,11 +64,8 @@ def links(model: nn.Module) -> Iterator[Link]:
         yield from _chain(model)
 
 
-CHAINED = {"Conv2d", "Linear", "ReLU", "BatchNorm2d", "MaxPool2d", "Spread", "Flatten"}
-"""The layers of a chain. Between two that have weights, ReLU and batch norm alone change a unit that is constant."""
-
-
 def _chain(model: nn.Sequential) -> Iterator[Link]:
+    """Between two layers of CHAINED that have weights, ReLU and batch norm alone change a unit that is constant."""
     made = [i for i, layer in enumerate(model) if isinstance(layer, (nn.Linear, nn.Conv2d))]
     for maker, reader in pairwise(made):
         between = [layer for layer in model[maker:reader] if isinstance(layer, (nn.ReLU, nn.BatchNorm2d))]

@@ -151,9 +151,9 @@ def prune(net: SparseNetwork, exp: Experiment, level: int, data: Data) -> None:
     """
     score = CRITERIA[exp.criterion](net, data, exp).detach()
     if exp.structure == "units":
-        before = net.remaining
+        before, links = net.remaining, unit_links(net.model)
         while net.remaining > kept(net, exp, level) or net.remaining == before:
-            _remove_worst_unit(net, score)
+            _remove_worst_unit(net, score, links)
         net.apply_mask()
         return
     order = torch.argsort(torch.where(net.mask.bool(), score, -torch.inf), stable=True)  # the pruned ones come first
@@ -161,11 +161,11 @@ def prune(net: SparseNetwork, exp: Experiment, level: int, data: Data) -> None:
     net.apply_mask()
 
 
-def _remove_worst_unit(net: SparseNetwork, score: Tensor) -> None:
+def _remove_worst_unit(net: SparseNetwork, score: Tensor, links: list[tuple[str, str]]) -> None:
     """Mask the unit whose surviving incoming weights have the lowest mean score, over all layers together, and what
     reads it. Of each layer one unit stays. Raises ConfigError when no more can go."""
     masks, scores, worst = net.by_layer(net.mask), net.by_layer(score), []
-    for maker, reader in unit_links(net.model):
+    for maker, reader in links:
         left = masks[maker].flatten(1).sum(1)
         if left.count_nonzero() > 1:
             mean = (scores[maker] * masks[maker]).flatten(1).sum(1) / left

@@ -46,8 +46,7 @@ class Estimate:
         return float(stats.t.sf(distance / half * stats.t.ppf(0.975, self.n - 1), self.n - 1))
 
     def __str__(self) -> str:
-        numbers = [f"{round(number, 1) + 0:.1f}" for number in (self.value, self.low, self.high)]  # no −0.0
-        return numbers[0] + (f" [{numbers[1]}, {numbers[2]}]" if self.n > 1 else "")
+        return f"{self.value:z.1f}" + (f" [{self.low:z.1f}, {self.high:z.1f}]" if self.n > 1 else "")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def listed(words: Iterable) -> str:
 
 def shown(number: float, digits: int = 1) -> str:
     """A number with so many decimals, rounded from what claims.csv has of it, and a proper minus."""
-    return f"{round(float(f'{number:.6g}'), digits) + 0:.{digits}f}".replace("-", "−")  # no −0.0
+    return f"{float(f'{number:.6g}'):z.{digits}f}".replace("-", "−")
 
 
 def share(number: float) -> str:
@@ -31,7 +31,7 @@ def share(number: float) -> str:
 
 def times(ratio: float) -> str:
     """«0.42 times», «5.5 times», «22 times»."""
-    return f"{float(f'{ratio:.2g}'):g} times"
+    return f"{share(ratio)} times"
 
 
 def ranged(numbers: Iterable[float], digits: int | None = 1) -> str:

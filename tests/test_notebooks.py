@@ -67,6 +67,10 @@ def test_it_was_executed_and_ends_with_its_answer(cells):
     assert counts == list(range(1, len(counts) + 1))
 
 
+def test_no_cell_is_longer_than_a_screen(cells):
+    assert max(len(cell.source.splitlines()) for cell in cells) <= 25
+
+
 def test_no_text_contains_a_measured_number(cells):
     texts = [cell.source for cell in cells if cell.cell_type == "markdown"]
     assert {number for text in texts for number in re.findall(NUMBER, text)} <= CONSTANTS

@@ -29,11 +29,6 @@ def share(number: float) -> str:
     return f"{float(f'{number:.2g}'):g}"
 
 
-def times(ratio: float) -> str:
-    """«0.42 times», «5.5 times», «22 times»."""
-    return f"{share(ratio)} times"
-
-
 def ranged(numbers: Iterable[float], digits: int | None = 1) -> str:
     """The smallest to the largest, «75 to 93», as shares for None; one number where both are shown alike."""
     ends = [share(end) if digits is None else shown(end, digits) for end in np.quantile([*numbers], [0, 1])]

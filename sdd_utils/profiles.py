@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from sdd_utils.config import Experiment, architecture_named
 from sdd_utils.distillation import TEACHERS
@@ -22,6 +22,11 @@ BY_THE_GRID = {"arch", "seed", "noise_rate", "teacher"}  # fields of Experiment,
 MOST_RUNS, MOST_VALUES = 10_000, 100_000  # of a profile, and of its file
 
 
+def listed(value: object) -> object:
+    """What stands without a list, as one."""
+    return [value] if isinstance(value, dict) else value
+
+
 class Dataset(Settings):
     """One of several datasets: all curves of the profile, with what differs."""
 
@@ -32,6 +37,9 @@ class Dataset(Settings):
 
 Rates = Annotated[list[Share], Field(min_length=1)]
 Numbers = Annotated[list[Number], Field(min_length=1)]  # of a grid, which without any would be empty
+Differences = Annotated[
+    list[dict], Field(min_length=1), BeforeValidator(listed)
+]  # each: fields of Experiment that differ
 
 
 class Regularisation(Settings):
@@ -45,14 +53,14 @@ class Variant(Settings):
     """Curves without a teacher and with other settings, such as a regulariser."""
 
     noise_rates: Rates
-    settings: dict  # fields of Experiment that differ from the vanilla curves'
+    settings: Differences  # from the vanilla curves
 
 
 class Distillation(Settings):
     """Students of the vanilla curves, or of the variant that a rule asks for: every combination of the lists."""
 
     teacher_arch: str | None = None  # another architecture of the profile; None: the student's own
-    settings: dict = Field(default_factory=dict)  # fields in which the students differ from the vanilla curves
+    settings: Differences = Field(default_factory=lambda: [{}])  # of the students from the vanilla curves
     noise_rates: Rates
     teachers: Annotated[list[Annotated[str, entry_of("distillation", "TEACHERS")]], Field(min_length=1)]
     temperatures: Numbers
@@ -66,13 +74,8 @@ class Architecture(Settings):
     seeds: Count
     noise_rates: list[Share]  # of the vanilla curves
     l2: Regularisation | None = None
-    variants: list[Variant] = Field(default_factory=list)
-    distillation: list[Distillation] = Field(default_factory=list)  # one alone may stand without a list
-
-    @field_validator("distillation", mode="before")
-    @classmethod
-    def _listed(cls, plans: object) -> object:
-        return [plans] if isinstance(plans, dict) else plans
+    variants: Annotated[list[Variant], BeforeValidator(listed)] = Field(default_factory=list)
+    distillation: Annotated[list[Distillation], BeforeValidator(listed)] = Field(default_factory=list)
 
 
 class Profile(Settings):
@@ -112,7 +115,8 @@ class Profile(Settings):
             yield f"architectures.{name}.settings", plan.settings
             for kind in ("variants", "distillation"):
                 for place, one in enumerate(getattr(plan, kind)):
-                    yield f"architectures.{name}.{kind}.{place}.settings", one.settings
+                    where = f"architectures.{name}.{kind}.{place}.settings"
+                    yield from ((where, settings) for settings in one.settings)
 
     @property
     def tunes(self) -> bool:
@@ -123,7 +127,8 @@ class Profile(Settings):
     @property
     def distils(self) -> bool:
         """Whether there are students that are trained to the end, as the vanilla curves are."""
-        return any("patience" not in d.settings for plan in self.architectures.values() for d in plan.distillation)
+        plans = [d for plan in self.architectures.values() for d in plan.distillation]
+        return any("patience" not in settings for d in plans for settings in d.settings)
 
     def experiments(self) -> list[Experiment]:
         """Every experiment, each once. Raises ConfigError naming the architecture and the field that is wrong."""
@@ -179,7 +184,8 @@ class Profile(Settings):
         def source(rule: str, seed: int, rate: float, arch: str) -> Experiment:
             if TEACHERS[rule].of == "vanilla":
                 return experiment(seed, rate, arch)
-            if early := [v.settings for v in self.architectures[arch].variants if "patience" in v.settings]:
+            variants = [settings for v in self.architectures[arch].variants for settings in v.settings]
+            if early := [settings for settings in variants if "patience" in settings]:
                 return experiment(seed, rate, arch, **early[0])
             what = f"none has a patience, and {rule} teachers come from such curves"
             raise ConfigError(f"{self.profile}: architectures.{arch}: variants: {what}")
@@ -190,14 +196,15 @@ class Profile(Settings):
                 grid = product(rates(plan.l2.noise_rates), plan.l2.weight_decays)
                 yield from (experiment(seed, rate, weight_decay=decay) for rate, decay in grid)
             for v in plan.variants:
-                yield from (experiment(seed, rate, **v.settings) for rate in rates(v.noise_rates))
+                grid = product(rates(v.noise_rates), v.settings)
+                yield from (experiment(seed, rate, **settings) for rate, settings in grid)
             for d in plan.distillation:
-                grid = product(rates(d.noise_rates), d.teachers, d.temperatures, d.alphas)
-                for rate, rule, temperature, alpha in grid:
+                grid = product(rates(d.noise_rates), d.settings, d.teachers, d.temperatures, d.alphas)
+                for rate, settings, rule, temperature, alpha in grid:
                     teacher = {"rule": rule, "experiment": source(rule, seed, rate, d.teacher_arch or arch)}
                     loss = {"temperature": temperature, "alpha": alpha}
                     picked = {"selection": self.selection} if rule == "sparse" else {}
-                    yield experiment(seed, rate, teacher=teacher, **loss, **picked, **d.settings)
+                    yield experiment(seed, rate, teacher=teacher, **loss, **picked, **settings)
 
 
 def select(experiments: list[Experiment], only: str) -> list[Experiment]:

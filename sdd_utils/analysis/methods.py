@@ -12,6 +12,16 @@ BLUE, ORANGE, GREEN, RED, PURPLE = "#0173b2", "#de8f05", "#029e73", "#d55e00", "
 SKY = "#56b4e9"
 """seaborn's ``colorblind`` palette, which colour-blind readers can tell apart."""
 
+REMEDIES = {
+    "smoothing": ("label smoothing", "#44aa99"),
+    "mixup": ("mixup", "#999933"),
+    "dropout": ("dropout", "#882255"),
+    "gce": ("generalised cross-entropy", "#332288"),
+    "sce": ("symmetric cross-entropy", "#ca9161"),
+}
+"""What is done to loss, images or network against the dip, by the column ``method``: its name and colour (of Tol's
+``muted``, but for the last)."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -38,6 +48,9 @@ def distilled(rule: str, colour: str, method: str = "kd", **facts: bool) -> Meth
     label, subject = f"{name} teacher", f"a student of the {name} teacher"
     if method == "kd-early":
         label, subject = f"{label} and student", subject.replace("a student", "an early-stopped student")
+    elif method != "kd":
+        remedy, _ = REMEDIES[method.removeprefix("kd-")]
+        label, subject = f"{label}, {remedy}", f"{subject} with {remedy}"
     return Method(label, colour, partial(of_method, method=method, teacher=rule), subject, rule, **facts)
 
 
@@ -50,6 +63,10 @@ METHODS = {
     "early": Method("early stopping", PURPLE, partial(of_method, method="early"), "early stopping", in_the_paper=False),
     "kd-early": distilled("early_stopped", RED, "kd-early", in_the_paper=False),
 }
+for _name, (_label, _colour) in REMEDIES.items():
+    _alone = partial(of_method, method=_name)
+    METHODS[_name] = Method(_label, _colour, _alone, _label, in_the_paper=False)
+    METHODS[f"kd-{_name}"] = distilled("sparse", _colour, f"kd-{_name}", in_the_paper=False)
 
 
 def named(statement: str) -> str:

@@ -13,13 +13,14 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from sdd_utils.analysis import curves
 from sdd_utils.analysis.cost import COSTS, MEASURED, front, spent
 from sdd_utils.analysis.curves import setting_name
-from sdd_utils.analysis.methods import BLUE, GREEN, METHODS, ORANGE, RED
+from sdd_utils.analysis.methods import BLUE, GREEN, METHODS, ORANGE, RED, REMEDIES
 from sdd_utils.analysis.words import share
 from sdd_utils.models import label_of
 from sdd_utils.plots import panels
 from sdd_utils.plots.panels import COLUMN, Lines, draw_curves, draw_panels
 from sdd_utils.tables import WEIGHT_BIN, WEIGHT_BINS
 
+APART = {*REMEDIES, *(f"kd-{name}" for name in REMEDIES)}  # methods with a figure of their own
 RINGED = "about 1 % of the weights left"
 
 
@@ -98,6 +99,22 @@ def distillation(levels: pd.DataFrame) -> Figure:
     return draw_panels({setting_name(*s): _methods(levels, *s) for s in settings}, phases_of=METHODS["vanilla"].label)
 
 
+def remedies(levels: pd.DataFrame) -> Figure:
+    """What else is done against the dip, alone (first) and for students of the sparse teacher: one panel for each of
+    both and each (architecture, ε) that has such curves."""
+    panels = {}
+    for prefix, plain, whose in (("", "vanilla", "without a teacher"), ("kd-", "sparse", "of the sparse teacher")):
+        for setting in curves.vanilla_settings(levels):
+            ways = [plain, *(prefix + name for name in REMEDIES), *(["early"] if not prefix else [])]
+            rows = {name: METHODS[name].rows(levels, *setting) for name in ways}
+            shown = {name: METHODS[name.removeprefix("kd-")] for name, part in rows.items() if len(part)}
+            lines = [(way.label, rows[name], way.colour) for name, way in shown.items() if name != plain]
+            if APART & shown.keys():
+                nothing = ("nothing else", rows[plain], METHODS["vanilla"].colour)
+                panels[f"{setting_name(*setting)}, {whose}"] = [nothing, *lines]
+    return draw_panels(panels)
+
+
 def frontier(levels: pd.DataFrame) -> Figure:
     """Test accuracy against all energy spent (FLOPs where it was not measured).
 
@@ -120,7 +137,7 @@ def frontier(levels: pd.DataFrame) -> Figure:
         ax.plot(best["spent"], best["percent"], color="0.6", lw=1, zorder=1)
         _shares_left(ax, best, room=0.17 * np.log(mine["spent"].max() / mine["spent"].min()))
         for name, method in METHODS.items():
-            if len(rows := mine[mine["pipeline"] == name]):
+            if name not in APART and len(rows := mine[mine["pipeline"] == name]):
                 size = 4 + 16 * (1 - rows["sparsity"])
                 ax.scatter(rows["spent"], rows["percent"], s=size, color=method.colour, label=method.label, lw=0)
                 one = rows.loc[np.log(1 - rows["sparsity"]).sub(np.log(0.01)).abs().idxmin()]
@@ -196,6 +213,7 @@ def all_figures(levels: pd.DataFrame, histograms: pd.DataFrame, shown: dict) -> 
         "l2_sweep": l2_sweep(levels),
         "weights": weights(levels, histograms),
         "frontier": frontier(levels),
+        "remedies": remedies(levels),
     }
     one = [(shown["arch"], shown["noise_rate"])] == curves.distilled_settings(levels)
     return drawn if one else drawn | {"distillation": distillation(levels)}
@@ -207,6 +225,6 @@ def _two_decays(levels: pd.DataFrame, arch: str, rate: float) -> tuple[float, fl
 
 
 def _methods(levels: pd.DataFrame, arch: str, rate: float) -> Lines:
-    ways = [method for name, method in METHODS.items() if name != "l2"]  # λ has a figure of its own
+    ways = [method for name, method in METHODS.items() if name not in APART | {"l2"}]
     lines = [(way.label, way.rows(levels, arch, rate), way.colour) for way in ways]
     return [line for line in lines if len(line[1])]

@@ -77,12 +77,13 @@ Lines = list[tuple[str, pd.DataFrame, object]]  # what a panel shows: label, row
 def draw_panels(panels: dict[str, Lines], phases_of: str | None = None, marked: bool = False) -> Figure:
     """A grid of panels with one accuracy axis; the phases of the line ``phases_of`` behind them; dips may be marked.
 
-    Panels with the same lines share a legend below them.
+    Panels share a legend below them where one of them has all lines that the others have.
     """
     if not panels:
         return nothing()
     fig, axes = panel_grid(len(panels))
-    shared = len(panels) > 1 and len({tuple(label for label, *_ in lines) for lines in panels.values()}) == 1
+    kinds = [{(label, str(colour)) for label, _, colour in lines} for lines in panels.values()]
+    shared = len(panels) > 1 and max(kinds, key=len) == set().union(*kinds)
     for ax, (title, curves) in zip(axes.flat, panels.items(), strict=False):
         for label, rows, colour in curves:
             if label == phases_of:
@@ -96,7 +97,7 @@ def draw_panels(panels: dict[str, Lines], phases_of: str | None = None, marked: 
     for line in axes:
         line[0].set_ylabel("test accuracy (%)")
     if shared:
-        shared_legend(fig, [label for label, *_ in next(iter(panels.values()))])
+        shared_legend(fig, [label for label, *_ in max(panels.values(), key=len)])
     else:
         make_room(axes.flat[: len(panels)])
     return fig

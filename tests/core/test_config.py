@@ -4,7 +4,7 @@ from conftest import SMALL, SMALL_VIT
 from sdd_utils.config import Experiment
 from sdd_utils.errors import ConfigError
 from sdd_utils.models import ARCHITECTURES
-from sdd_utils.profiles import PROFILES, load_profile, select
+from sdd_utils.profiles import PROFILES, Profile, load_profile, select
 
 TEACHER = {"rule": "dense", "experiment": SMALL}
 WRONG = [
@@ -253,6 +253,24 @@ def test_wrong_profiles_are_refused_with_the_file(tmp_path, monkeypatch, text, m
     with pytest.raises(ConfigError, match=r"mine\.yaml: ") as error:
         load_profile("mine")
     assert message in str(error.value)
+
+
+def test_settings_that_are_listed_are_a_curve_each():
+    plan = load_profile("digits-remedies").architectures["mlp"]
+    differences = [{"patience": 3}, {"mixup": 1.0}]
+    students = {**plan.distillation[0].model_dump(), "settings": [{}, {"dropout": 0.5}]}
+    settings = {"variants": {"noise_rates": [0.3], "settings": differences}, "distillation": students, "seeds": 1}
+    profile = load_profile("digits-remedies").model_dump(exclude_defaults=True)
+    profile["architectures"] = {"mlp": plan.model_dump() | settings}
+    found = Profile.parse(profile, "").experiments()
+    assert [exp.method for exp in found] == ["vanilla", "early", "mixup", "kd", "kd-dropout"]
+    settings["variants"] = [{"noise_rates": [0.3], "settings": one} for one in differences]
+    profile["architectures"] = {"mlp": plan.model_dump() | settings}
+    assert Profile.parse(profile, "").experiments() == found
+    settings["variants"][1]["settings"] = []
+    profile["architectures"] = {"mlp": plan.model_dump() | settings}
+    with pytest.raises(ConfigError, match=r"architectures\.mlp\.variants\.1\.settings: "):
+        Profile.parse(profile, "")
 
 
 def test_a_wrong_setting_in_a_profile_names_file_architecture_and_field():

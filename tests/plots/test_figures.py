@@ -6,6 +6,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from sdd_utils.analysis.claims import claims_table
+from sdd_utils.analysis.curves import vanilla
 from sdd_utils.plots import figures
 from sdd_utils.plots.panels import use_style
 from sdd_utils.tables import load_levels
@@ -53,6 +54,22 @@ def test_without_students_the_frontier_shows_what_there_is(levels):
     assert [ax.get_title() for ax in fig.axes][:3] == ["MLP, ε = 0.1", "MLP, ε = 0.3", "MLP, ε = 0.5"]
     shown = [text.get_text() for text in fig.legends[0].get_texts()]
     assert shown == ["vanilla", "early stopping", "about 1 % of the weights left"]
+
+
+def test_remedies_are_drawn_alone_and_with_a_teacher_and_nowhere_else(levels):
+    kinds = {"kd": ("kd", "sparse"), "early": ("early", "none"), "gce": ("gce", "none"), "kd-gce": ("kd-gce", "sparse")}
+    plain = vanilla(levels, "mlp", 0.3)
+    more = [plain.assign(method=method, teacher=teacher) for method, teacher in kinds.values()]
+    both = pd.concat([plain, *more])
+    figure = figures.remedies(both)
+    titles = ["MLP, ε = 0.3, without a teacher", "MLP, ε = 0.3, of the sparse teacher"]
+    assert [ax.get_title() for ax in figure.axes] == titles
+    assert [len(ax.lines) for ax in figure.axes] == [3, 2]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "nothing else", "generalised cross-entropy", "early stopping"
+    ]  # fmt: skip
+    assert not figures.remedies(plain).axes
+    assert len(figures.distillation(both).axes[0].lines) == 3
 
 
 def test_legends_lie_below_the_curves():

@@ -78,7 +78,7 @@ bench: $(READY) ## our training beside the conventional way, on DEVICE with the 
 bench-scale: $(READY) ## throughput with more workers, here and on Ray, and what the runner costs; results/reference/bench
 	$(RUN) benchmarks scale --profile $(PROFILE) --device $(DEVICE)
 
-data: $(READY) ## download DATASET (mnist, cifar10, cifar100, cifar10n, cifar100n) into data or $SDD_DATA, and verify it
+data: $(READY) ## download DATASET (mnist, cifar10, cifar100, cifar10n, …) into data or $SDD_DATA, and verify it
 	$(RUN) sdd_utils data --dataset $(DATASET)
 
 lab: $(READY) ## JupyterLab on notebooks/

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from importlib.metadata import distribution
 from pathlib import Path
@@ -165,6 +165,18 @@ def _check_file(name: str, path: Path, md5: str, what_by_hand: str) -> None:
 
 cifar10, cifar100 = partial(cifar, "cifar10"), partial(cifar, "cifar100")  # of the latter the 100 fine classes
 
+# The superclass of each of them, from A
+COARSE = "EBOIAGHHSDDOJSHLDJHLGLFKHGNPDPALBKMOQJLFFTIIPNORSKQERECARESRKDCMMQMBJTCKABQMJNPNQTCEGTFFITSBCPGARION"
+
+
+def cifar100_coarse(root: Path) -> tuple[Images, Images]:
+    """CIFAR-100's images with their 20 superclasses. Raises DataError as ``cifar`` does."""
+    import torch
+
+    superclass = torch.tensor([ord(letter) - ord("A") for letter in COARSE])
+    train, test = (replace(part, labels=superclass[part.labels], classes=20) for part in cifar100(root))
+    return train, test
+
 
 def by_torchvision(name: str, root: Path) -> None:
     """Have torchvision download a dataset of its own into ``root``. Raises DataError when it cannot."""
@@ -203,12 +215,14 @@ class Dataset:
     human: Human | None = field(default=None, repr=False)
 
 
+_RGB = (3, 32, 32)
 _RANDOM = {"random_label1": 0.1723, "random_label2": 0.1812, "random_label3": 0.1764}
 _SHA_10 = "873e69c39cb9b5e97fb6bae2d60bb59b38a5cbc31d2b868f7903dcb2b9dd2310"
 _SHA_100 = "bd2d80409754d420292d622e15e25248ba21e37d27429efac49c8da723f44394"
 _HUMAN_10 = Human("cifar10", "CIFAR-10_human.pt", _SHA_10, {"worse_label": 0.4021, "aggre_label": 0.0901, **_RANDOM})
 _HUMAN_100 = Human("cifar100", "CIFAR-100_human.pt", _SHA_100, {"noisy_label": 0.4020})
-_RGB = (3, 32, 32)
+_HUMAN_20 = Human("cifar100", "CIFAR-100_human.pt", _SHA_100, {"noisy_coarse_label": 0.2640})
+_IN_20 = "CIFAR-100 (20 classes)", _RGB, 20, 50_000, 10_000, cifar100_coarse
 _DIGITS = {2: 7, 3: 8, 5: 6, 6: 5}
 _OBJECTS = {2: 0, 3: 5, 4: 7, 5: 3, 9: 1}  # bird → airplane, cat ↔ dog, deer → horse, truck → automobile
 
@@ -220,8 +234,10 @@ DATASETS = {
     "svhn": Dataset("SVHN", _RGB, 10, 73_257, 26_032, svhn, by_torchvision),
     "cifar10": Dataset("CIFAR-10", _RGB, 10, 50_000, 10_000, cifar10, by_torchvision, 255, IMAGENET, _OBJECTS),
     "cifar100": Dataset("CIFAR-100", _RGB, 100, 50_000, 10_000, cifar100, by_torchvision, moments=IMAGENET),
+    "cifar100_coarse": Dataset(*_IN_20, lambda _, root: by_torchvision("cifar100", root), moments=IMAGENET),
     "cifar10n": Dataset("CIFAR-10N", _RGB, 10, 50_000, 10_000, cifar10, moments=IMAGENET, human=_HUMAN_10),
     "cifar100n": Dataset("CIFAR-100N", _RGB, 100, 50_000, 10_000, cifar100, moments=CIFAR100, human=_HUMAN_100),
+    "cifar100n_coarse": replace(Dataset(*_IN_20), label="CIFAR-100N (20 classes)", moments=CIFAR100, human=_HUMAN_20),
 }
 """By the name that ``dataset`` gives."""
 
@@ -300,9 +316,9 @@ def human_labels(name: str, labels: str, root: Path | None = None) -> Tensor:
     if sha256(path) != (known := facts.human.sha256):
         raise DataError(f"{name}: {path} is cut or changed: its SHA-256 sum is not {known}; it was not opened")
     arrays, clean = _read_arrays(path), _read(facts.read, root)[0].labels
-    if not np.array_equal(arrays["clean_label"], clean.numpy()):
+    if not np.array_equal(arrays["clean_coarse_label" if "coarse" in labels else "clean_label"], clean.numpy()):
         raise DataError(f"{name}: {path}: its clean labels are not those of {facts.human.of}'s training images")
-    return check_labels(torch.from_numpy(arrays[labels]).long(), len(clean), facts.classes, f"{name}: {path}")
+    return check_labels(torch.as_tensor(arrays[labels]).long(), len(clean), facts.classes, f"{name}: {path}")
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:

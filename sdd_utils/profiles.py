@@ -88,6 +88,7 @@ class Profile(Settings):
     datasets: dict[str, Dataset] | None = None  # when there are several; one alone is in base
     architectures: dict[Annotated[str, AfterValidator(architecture_named)], Architecture]
     selection: Literal["validation", "test"] = "validation"  # what picks the sparse teachers
+    figures: list[Literal["baseline", "l2_sweep", "distillation", "remedies"]] | None = None  # None: all there are
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

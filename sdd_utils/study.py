@@ -134,10 +134,12 @@ class Study:
         return dict(zip(("arch", "noise_rate"), shown if shown in settings else settings[0], strict=True))
 
     def figures(self) -> dict[str, Figure]:
-        """Every figure of the profile, by name."""
+        """Every figure of the profile, or those that it lists, by name."""
         levels = self.levels()
         if self.profile.tunes:
             return tuning.figures(levels)
+        if self.profile.figures is not None:
+            return {name: getattr(figures, name)(levels) for name in self.profile.figures}
         return figures.all_figures(levels, self.weights(), self.tour(levels))
 
     def save(self, figure: Figure, name: str, folder: Path | None = None) -> list[Path]:

@@ -124,7 +124,7 @@ study = sdd_utils.Study("digits")
 levels = study.levels("vanilla")
 assert set(levels["method"]) == {"vanilla"} and len(levels) > 100
 sdd_utils.plots.tour(levels, **study.tour(levels)).savefig(io.BytesIO())
-assert len(study.figures()) == 7
+assert sum(bool(figure.axes) for figure in study.figures().values()) == 7
 assert len(sdd_utils.analysis.claims.claims_table(study.levels())) > 10
 """
 
@@ -134,7 +134,7 @@ def test_tables_claims_and_figures_need_no_torch():
     assert run.returncode == 0, run.stderr
 
 
-LINES = 6_600
+LINES = 6_625
 
 
 def test_the_package_is_no_longer_than_it_has_to_be():

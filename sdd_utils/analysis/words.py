@@ -1,6 +1,5 @@
 """Computed numbers and verdicts in sentences: what the notebooks' answers are made of."""
 
-import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -10,6 +9,7 @@ from sdd_utils.analysis.claims import CLAIMS
 from sdd_utils.analysis.dip import Estimate, curves_of, measure_dip
 from sdd_utils.analysis.methods import METHODS, named
 
+SETTING = r"^(?P<arch>.*), ε = (?P<rate>[\d.]+):"
 VERDICTS = {"holds": "holds", "fails": "fails", "inconclusive": "is open", "not applicable": "does not apply"}
 
 
@@ -57,19 +57,25 @@ def judged(claims: pd.DataFrame, number: str, cases: bool = True) -> str:
     """What came of a claim: «**C1**, …, holds in 3 of 4 cases: MLP, ε = 0.3 and 0.5; …. It fails in 1: ….»."""
     mine, parts = claims[claims["claim"] == number], []
     for verdict, says in VERDICTS.items():
-        if len(texts := mine.loc[mine["verdict"] == verdict, "statement"]):
+        if len(rows := mine[mine["verdict"] == verdict]):
             of = "" if parts else f" of {len(mine)} case" + "s" * (len(mine) > 1)
-            parts.append(f"{says} in {len(texts)}{of}" + (f": {_cases(texts)}" if cases else ""))
+            parts.append(f"{says} in {len(rows)}{of}" + (f": {_cases(rows)}" if cases else ""))
     said = (". It ".join(parts) if cases else listed(parts)) if parts else "has no case here"
     return f"{CLAIMS[number].__doc__.split('. ')[0]}, {said}."
 
 
-def _cases(statements: Iterable[str]) -> str:
-    """The settings and remedies that statements of claims are about, those with several rates or remedies once."""
-    found = [
-        (*re.match(r"(.*), ε = ([\d.]+):", text).groups(), METHODS[way].label if (way := named(text)) else "")
-        for text in statements
-    ]
-    rates = pd.DataFrame(found, columns=["arch", "rate", "way"]).groupby(["arch", "way"], sort=False)["rate"]
-    both = rates.agg(listed).reset_index().groupby(["arch", "rate"], sort=False)["way"].agg(listed)
+def _cases(claims: pd.DataFrame) -> str:
+    """The settings and remedies that claims are about, those with several rates or remedies once."""
+    settings = by_case(claims).join(claims["statement"].str.extract(SETTING))
+    rates = settings.groupby(["arch", "way"], sort=False)["rate"].agg(listed).reset_index()
+    both = rates.groupby(["arch", "rate"], sort=False)["way"].agg(listed)
     return "; ".join(f"{arch}, ε = {rate}" + (f" ({ways})" if ways else "") for (arch, rate), ways in both.items())
+
+
+def by_case(claims: pd.DataFrame) -> pd.DataFrame:
+    """Rows of claims.csv with what a table of them needs: ``setting``, ``way`` (a remedy's label, or "") and ``cell``,
+    the verdict with what was measured, «holds 5.8 [3.5, 8.2]»."""
+    numbers = claims[["verdict", "claim", "measured", "ci_low", "ci_high", "n_seeds"]].itertuples(index=False)
+    cells = [f"{verdict} {estimated(Estimate(*one), 1 + number.startswith('C5'))}" for verdict, number, *one in numbers]
+    ways = [METHODS[way].label if (way := named(text)) else "" for text in claims["statement"]]
+    return claims.assign(setting=claims["statement"].str.split(": ").str[0], way=ways, cell=cells)

@@ -93,10 +93,15 @@ def l2_sweep(levels: pd.DataFrame) -> Figure:
     return draw_panels({setting_name(*s): lines(*s) for s in settings})
 
 
-def distillation(levels: pd.DataFrame) -> Figure:
-    """Vanilla beside its students: one panel for each (architecture, ε) that has students; vanilla's phases behind."""
-    settings = curves.distilled_settings(levels)
-    return draw_panels({setting_name(*s): _methods(levels, *s) for s in settings}, phases_of=METHODS["vanilla"].label)
+def distillation(levels: pd.DataFrame | dict[str, pd.DataFrame]) -> Figure:
+    """Vanilla beside its students: one panel for each (architecture, ε) that has students; vanilla's phases behind.
+    Of several profiles, by a title, all in one figure."""
+    several = {f"{title}: ": rows for title, rows in levels.items()} if isinstance(levels, dict) else {"": levels}
+    settings = [
+        (title, rows, setting) for title, rows in several.items() for setting in curves.distilled_settings(rows)
+    ]
+    panels = {title + setting_name(*setting): _methods(rows, *setting) for title, rows, setting in settings}
+    return draw_panels(panels, phases_of=METHODS["vanilla"].label)
 
 
 def remedies(levels: pd.DataFrame) -> Figure:

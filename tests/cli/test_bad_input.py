@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from scripts.figures import figures_command
 from sdd_utils.cli.commands import cli, main
 from sdd_utils.config import Experiment
+from sdd_utils.datasets import DATASETS
 from sdd_utils.profiles import load_profile
 from sdd_utils.runner import integrity
 from sdd_utils.runner.run import run_experiment
@@ -90,7 +91,7 @@ SETTINGS = [
     ({"optimizer": "adamw"}, "momentum: given, but it means something only when optimizer is sgd"),
     (
         {"dataset": "stl10"},
-        "dataset: should be one of digits, mnist, fashion_mnist, svhn, cifar10, cifar100, cifar10n, cifar100n; others",
+        f"dataset: should be one of {', '.join(DATASETS)}; others",
     ),
     (
         {"noise_kind": "pairflip"},
@@ -115,7 +116,7 @@ SETTINGS = [
     ({"human_labels": "worse_label"}, "human_labels: given, but it means something only when noise_kind is human"),
     (
         HUMAN | {"dataset": "digits"},
-        "noise_kind: human means nothing for digits; cifar10n and cifar100n alone have human labels",
+        "noise_kind: human means nothing for digits; cifar10n and cifar100n and cifar100n_coarse alone",
     ),
     (HUMAN | {"human_labels": "best"}, "human_labels: cifar10n has worse_label, aggre_label, random_label1"),
     (HUMAN, "noise_rate: must be 0.4021 for worse_label, the share that people got wrong"),
@@ -137,7 +138,7 @@ SETTINGS = [
     ({"lr": "1e400"}, "lr: input should be a finite number (got '1e400')"),
     (
         {"dataset": "x" * 5000},
-        "dataset: should be one of digits, mnist, fashion_mnist, svhn, cifar10, cifar100, cifar10n, cifar100n; others ",
+        f"dataset: should be one of {', '.join(DATASETS)}; others ",
     ),
     # Truth values, which Python takes for 0 and 1
     ({"epochs": True}, "epochs: should be a number (got True)"),

@@ -2,6 +2,7 @@ import pytest
 from conftest import SMALL, SMALL_VIT
 
 from sdd_utils.config import Experiment
+from sdd_utils.datasets import DATASETS
 from sdd_utils.errors import ConfigError
 from sdd_utils.models import ARCHITECTURES
 from sdd_utils.profiles import PROFILES, Profile, load_profile, select
@@ -18,7 +19,7 @@ WRONG = [
     ),
     (
         {"dataset": "stl10"},
-        "dataset: should be one of digits, mnist, fashion_mnist, svhn, cifar10, cifar100, cifar10n, cifar100n; others "
+        f"dataset: should be one of {', '.join(DATASETS)}; others "
         "are added in sdd_utils/datasets.py, DATASETS (got 'stl10')",
     ),
     (

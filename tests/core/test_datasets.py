@@ -401,7 +401,9 @@ def test_human_labels_by_another_name(root):
 
 
 def test_unknown_datasets(say):
-    known = "digits, mnist, fashion_mnist, svhn, cifar10, cifar100, cifar10n, cifar100n"
+    known = (
+        "digits, mnist, fashion_mnist, svhn, cifar10, cifar100, cifar100_coarse, cifar10n, cifar100n, cifar100n_coarse"
+    )
     assert say("stl10") == f"dataset: there is no 'stl10'; known are {known}"
     assert say("folder/trees").startswith(
         f"folder/trees: {datasets.DATA}/trees should have images in train/<class>/ and"
@@ -422,8 +424,18 @@ def test_digits_that_are_not_scikit_learns(monkeypatch, change):
         digits()
 
 
+def test_each_superclass_of_cifar100_has_five_classes_and_their_images(monkeypatch):
+    fine = datasets.Images(torch.zeros(100, 3, 32, 32, dtype=torch.uint8), torch.arange(100), 100)
+    monkeypatch.setattr(datasets, "cifar100", lambda root: (fine, fine))
+    coarse, _ = datasets.cifar100_coarse(DATA)
+    assert torch.bincount(coarse.labels).tolist() == [5] * 20
+    trees = [47, 52, 56, 59, 96]  # maple, oak, palm, pine and willow
+    assert coarse.labels[trees].unique().tolist() == [17]
+    assert coarse.check("").images is fine.images
+
+
 @pytest.mark.skipif(not (DATA / "cifar-n").exists(), reason="CIFAR and CIFAR-N are not on this machine")
-@pytest.mark.parametrize(("name", "classes"), [("cifar10n", 10), ("cifar100n", 100)])
+@pytest.mark.parametrize(("name", "classes"), [("cifar10n", 10), ("cifar100n", 100), ("cifar100n_coarse", 20)])
 def test_the_real_files_are_what_the_registry_says_of_them(name, classes):
     facts = DATASETS[name]
     train, test = facts.read(DATA)

@@ -16,13 +16,15 @@ from sdd_utils.study import Study
 from sdd_utils.tables import FIGURES, REFERENCE, load_levels
 
 
-def save_figures(profile: str, folder: Path) -> list[Path]:
-    """Write every figure of a committed reference into ``folder``, in a folder a dataset where there are several."""
+def save_figures(profile: str, folder: Path) -> list[str]:
+    """Write every figure of a committed reference into ``folder``, in a folder a dataset where there are several, and
+    return their names."""
     studies = [Study(profile, dataset=dataset) for dataset in profiles.load_profile(profile).datasets or [""]]
     drawn, written = [(study, study.figures()) for study in studies], []
     for study, figures in drawn:
         for name, figure in figures.items():
-            written += study.save(figure, name, folder)
+            study.save(figure, name, folder)
+            written += [name] if figure.axes else []
             plt.close(figure)
     return written
 
@@ -35,8 +37,7 @@ def figures_command() -> None:
     judged = [name for name in known if (REFERENCE / name / "claims.csv").exists()]
     claims = {name: claims_table(load_levels(name)) for name in judged}  # written last: all is read and drawn first
     for name in known:
-        for path in save_figures(name, FIGURES / name):
-            click.echo(path.relative_to(FIGURES.parent))
+        click.echo(f"figures/{name}: {', '.join(save_figures(name, FIGURES / name))}")
     for name, table in claims.items():
         write_csv(REFERENCE / name / "claims.csv", table)
 

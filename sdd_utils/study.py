@@ -142,19 +142,17 @@ class Study:
             return {name: getattr(figures, name)(levels) for name in self.profile.figures}
         return figures.all_figures(levels, self.weights(), self.tour(levels))
 
-    def save(self, figure: Figure, name: str, folder: Path | None = None) -> list[Path]:
+    def save(self, figure: Figure, name: str, folder: Path | None = None) -> None:
         """Write a figure as PNG and PDF beside the runs; of the reference, whose figures are committed, only show it.
 
         ``folder`` is another place to write to. A figure that shows nothing is not written.
         """
         if not (folder or self.folder) or not figure.axes:
-            return []
+            return
         target = folder or self.folder / "figures"
         target = target / self.dataset if self.profile.datasets else target
-        paths = {target / f"{name}{suffix}": content for suffix, content in as_bytes(figure).items()}
-        for path, content in paths.items():
-            write_bytes(path, content)
-        return list(paths)
+        for suffix, content in as_bytes(figure).items():
+            write_bytes(target / f"{name}{suffix}", content)
 
     def _train(self, chosen: list[Experiment]) -> None:
         from sdd_utils.runner.sweep import train  # it needs torch, as nothing else here does

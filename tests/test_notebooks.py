@@ -10,6 +10,7 @@ from conftest import HANG
 from scripts.notebooks import NOTEBOOKS, notebooks_of
 from sdd_utils.analysis.claims import claims_table
 from sdd_utils.files import ROOT
+from sdd_utils.plots.charts import VEGA_LITE
 from sdd_utils.profiles import load_profile
 from sdd_utils.study import Study
 
@@ -65,6 +66,22 @@ def test_it_was_executed_and_ends_with_its_answer(cells):
     assert answer_of(cells)
     counts = [cell.execution_count for cell in cells if cell.cell_type == "code"]
     assert counts == list(range(1, len(counts) + 1))
+
+
+CURVES = re.compile(r"plots\.(tour|cure|baseline|l2_sweep|distillation|remedies)\(")
+
+
+def test_its_curves_are_charts_that_nbval_compares(cells):
+    for cell in cells:
+        if cell.cell_type == "code" and CURVES.search(cell.source):
+            assert cell.outputs
+            assert "nbval-ignore-output" not in cell.metadata.get("tags", [])
+            assert all({VEGA_LITE, "image/png"} <= output["data"].keys() for output in cell.outputs)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_it_is_small(path):
+    assert path.stat().st_size < 1_000_000
 
 
 def test_no_cell_is_longer_than_a_screen(cells):

@@ -17,7 +17,8 @@ from sdd_utils.analysis.methods import BLUE, GREEN, METHODS, ORANGE, RED, REMEDI
 from sdd_utils.analysis.words import share
 from sdd_utils.models import label_of
 from sdd_utils.plots import panels
-from sdd_utils.plots.panels import COLUMN, Lines, draw_curves, draw_panels
+from sdd_utils.plots.charts import Curves, Lines, chart
+from sdd_utils.plots.panels import COLUMN, draw_curves, draw_panels
 from sdd_utils.tables import WEIGHT_BIN, WEIGHT_BINS
 
 APART = {*REMEDIES, *(f"kd-{name}" for name in REMEDIES)}  # methods with a figure of their own
@@ -29,11 +30,15 @@ def tour(levels: pd.DataFrame, arch: str, noise_rate: float) -> Figure:
     rows = curves.vanilla(levels, arch, noise_rate)
     fig, top, below = _over_the_training_set(rows)
     draw_curves(top, rows, color="0.15", marker="o", markersize=3)
-    draw_curves(below, rows, "clean_fit", color=GREEN, label="right labels fitted")
+    fits = [("right labels fitted", rows.assign(percent=rows["clean_fit"]), GREEN)]
     if rows["memorised"].notna().all():  # without noise there is nothing to memorise
-        draw_curves(below, rows, "memorised", color=RED, label="wrong labels memorised")
+        fits.append(("wrong labels memorised", rows.assign(percent=rows["memorised"]), RED))
+    for label, part, colour in fits:
+        draw_curves(below, part, "percent", color=colour, label=label)
     below.set_ylabel("training examples (%)")
     below.legend(loc="lower center", fontsize=7)
+    fig.chart = chart({"test accuracy (%)": {"": [("test accuracy", rows.assign(percent=rows["test_acc"]), "0.15")]},
+                       "training examples (%)": {"": fits}}, "percent")  # fmt: skip
     return _finished(fig, top, below)
 
 
@@ -41,10 +46,13 @@ def cure(levels: pd.DataFrame, arch: str, noise_rate: float) -> Figure:
     """The dip and what removes it: vanilla pruning, its phases behind it, beside its students and early stopping; below
     it the share of the wrong labels that each network has memorised."""
     fig, top, below = _over_the_training_set(curves.vanilla(levels, arch, noise_rate))
-    for label, rows, colour in _methods(levels, arch, noise_rate):
+    lines = _methods(levels, arch, noise_rate)
+    for label, rows, colour in lines:
         draw_curves(top, rows, color=colour, label=label)
         if rows["memorised"].notna().all():
             draw_curves(below, rows, "memorised", color=colour)
+    known = [(label, rows.assign(test_acc=rows["memorised"]), colour) for label, rows, colour in lines]
+    fig.chart = chart({"test accuracy (%)": {"": lines}, "memorised (%)": {"": known}})
     below.set_ylabel("memorised (%)")
     top.legend(loc="lower left", fontsize=7)
     panels.make_room([top])
@@ -53,7 +61,8 @@ def cure(levels: pd.DataFrame, arch: str, noise_rate: float) -> Figure:
 
 def _over_the_training_set(plain: pd.DataFrame) -> tuple[Figure, Axes, Axes]:
     """An upper and a lower panel with the phases of one setting's vanilla curves behind both."""
-    fig, (top, below) = plt.subplots(2, 1, figsize=(COLUMN * 1.25, 4.2), sharex=True, height_ratios=[3, 2])
+    size = {"figsize": (COLUMN * 1.25, 4.2), "height_ratios": [3, 2]}
+    fig, (top, below) = plt.subplots(2, 1, sharex=True, FigureClass=Curves, **size)
     panels.shade_phases(top, plain)
     panels.shade_phases(below, plain, names=False)
     return fig, top, below

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from sdd_utils.analysis.dip import Estimate, curves_of, measure_dip
+from sdd_utils.plots.charts import Curves, Lines, chart
 
 COLUMN = 3.5  # inches: one column of a two-column paper
 PHASE_COLOURS = {"light": "#e8f1e8", "critical": "#f8dcd6", "sweet": "#dbe8f7", "collapsed": "#e6e6e6"}
@@ -71,9 +72,6 @@ def shade_phases(ax: Axes, rows: pd.DataFrame, names: bool = True) -> None:
             ax.text(x, 1.01, phase, transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize=7)
 
 
-Lines = list[tuple[str, pd.DataFrame, object]]  # what a panel shows: label, rows of one setting, colour
-
-
 def draw_panels(panels: dict[str, Lines], phases_of: str | None = None, marked: bool = False) -> Figure:
     """A grid of panels with one accuracy axis; the phases of the line ``phases_of`` behind them; dips may be marked.
 
@@ -82,6 +80,7 @@ def draw_panels(panels: dict[str, Lines], phases_of: str | None = None, marked: 
     if not panels:
         return nothing()
     fig, axes = panel_grid(len(panels))
+    fig.chart = chart({"test accuracy (%)": panels})
     kinds = [{(label, str(colour)) for label, _, colour in lines} for lines in panels.values()]
     shared = len(panels) > 1 and max(kinds, key=len) == set().union(*kinds)
     for ax, (title, curves) in zip(axes.flat, panels.items(), strict=False):
@@ -116,7 +115,9 @@ def panel_grid(panels: int, columns: int = 3) -> tuple[Figure, np.ndarray]:
     columns = min(columns, panels)
     lines = -(-panels // columns)
     width = COLUMN * (2 if columns > 1 else 1.2)
-    fig, axes = plt.subplots(lines, columns, figsize=(width, 2.3 * lines + 0.2), sharey=True, squeeze=False)
+    fig, axes = plt.subplots(
+        lines, columns, figsize=(width, 2.3 * lines + 0.2), sharey=True, squeeze=False, FigureClass=Curves
+    )
     for ax in axes.flat[panels:]:
         ax.set_visible(False)
     return fig, axes

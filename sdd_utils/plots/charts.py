@@ -1,0 +1,104 @@
+"""Curves as a chart to explore: what a notebook shows of a figure where it can, in place of its picture.
+
+A chart is a dictionary of Vega-Lite 5, which JupyterLab draws without an extension and without a kernel.
+"""
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from sdd_utils.analysis.dip import Estimate
+
+VEGA_LITE = "application/vnd.vegalite.v5+json"
+HOVER = {"line": "curve", "level": "level", "sparsity": "sparsity (%)", "left": "weights left (%)",
+         "weights": "prunable weights left", "shown": "%, 95 % interval", "known": "wrong labels memorised (%)",
+         "seeds": "seeds"}  # fmt: skip
+
+Lines = list[tuple[str, pd.DataFrame, object]]  # what a panel shows: label, rows of one setting, colour
+
+
+class Curves(Figure):
+    """A figure that notebooks show as its ``chart``, with its picture for those who read them elsewhere."""
+
+    chart: dict | None = None
+
+    def _repr_mimebundle_(self, **_: object) -> dict:
+        return {VEGA_LITE: self.chart} if self.chart else {}
+
+
+def chart(views: dict[str, dict[str, Lines]], column: str = "test_acc") -> dict:
+    """One view below another, by what its ordinate is called, each with its panels, by title, of which one is shown.
+
+    Ordinates are ``column``, a share, in %. Hovering shows a level, a click on the legend hides a curve, and below are
+    switches for the interval and the single seeds, and the choice of the panel.
+    """
+    titles = list(dict.fromkeys(title for panels in views.values() for title in panels))
+    colours = {label: to_hex(c) for panels in views.values() for lines in panels.values() for label, _, c in lines}
+    switches = {"interval": ("95 % interval", True), "seeds": ("single seeds", False)}
+    params = [
+        {"name": name, "value": value, "bind": {"input": "checkbox", "name": f"{label} "}}
+        for name, (label, value) in switches.items()
+    ]
+    if len(titles) > 1:
+        params.append(
+            {"name": "panel", "value": titles[0], "bind": {"input": "select", "options": titles, "name": " "}}
+        )
+    shown = [_view(name, panels, column, colours) for name, panels in views.items()]
+    picked = {"type": "point", "fields": ["line"], "toggle": "true"}  # any click turns one on or off
+    every = [{"line": label} for label in colours]
+    shown[0]["layer"][-1]["params"] = [{"name": "picked", "select": picked, "bind": "legend", "value": every}]
+    for below in shown[1:]:
+        below["height"] = 130
+    schema = "https://vega.github.io/schema/vega-lite/v5.json"
+    return {"$schema": schema, "params": params, "vconcat": shown, "config": {"legend": {"labelLimit": 300}}}
+
+
+def _view(name: str, panels: dict[str, Lines], column: str, colours: dict[str, str]) -> dict:
+    tables = [_table(title, label, rows, column) for title, lines in panels.items() for label, rows, _ in lines]
+    columns = dict.fromkeys(["panel", "line", "seed", "y", "low", "high", *HOVER])
+    data = {"values": pd.concat(tables)[[*columns]].to_csv(index=False), "format": {"type": "csv"}}
+    colour = {
+        "field": "line",
+        "type": "nominal",
+        "title": None,
+        "legend": {"orient": "bottom", "columns": 3, "symbolOpacity": 1},
+    }
+    colour["scale"] = {"domain": list(colours), "range": list(colours.values())}
+    x = {"field": "left", "type": "quantitative", "title": "remaining weights (%)"}
+    x["scale"], x["axis"] = {"type": "log", "reverse": True, "nice": False}, {"values": [100, 30, 10, 3, 1, 0.3, 0.1]}
+    y = {"field": "y", "type": "quantitative", "title": name, "scale": {"zero": False}}
+    ends = {"y": y | {"field": "low"}, "y2": {"field": "high"}}
+    tooltip = [{"field": field, "title": title} for field, title in HOVER.items()]
+    tooltip[list(HOVER).index("left")] |= {"type": "quantitative", "format": ".3~g"}
+    one = [{"filter": "datum.panel === panel"}] if len(panels) > 1 else []
+
+    def layer(which: str, mark: dict, encoding: dict) -> dict:
+        return {"transform": [{"filter": which}, {"filter": {"param": "picked"}}], "mark": mark, "encoding": encoding}
+
+    layers = [
+        layer("interval && datum.seed === 'mean'", {"type": "area", "opacity": 0.15}, ends),
+        layer(
+            "seeds && datum.seed !== 'mean'",
+            {"type": "line", "strokeWidth": 0.6},
+            {"y": y, "detail": {"field": "seed"}},
+        ),
+        layer("datum.seed === 'mean'", {"type": "line", "point": {"size": 45}}, {"y": y, "tooltip": tooltip}),
+    ]
+    size = {"width": 460, "height": 260}
+    return size | {"data": data, "transform": one, "encoding": {"x": x, "color": colour}, "layer": layers}
+
+
+def _table(panel: str, label: str, rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """One row a level for the mean over seeds, with what hovering shows, and one a (level, seed); rounded to what can
+    be seen, so that a notebook stays small."""
+    rows = rows.assign(y=100 * rows[column], left=100 * (1 - rows["sparsity"]), known=100 * rows["memorised"])
+    by = rows.groupby("level")
+    table = by[["left", "y", "known", "sparsity"]].mean().assign(weights=by["remaining_params"].mean().round())
+    estimates = [Estimate.of(part) for _, part in by["y"]]
+    table["low"], table["high"] = np.clip([(e.low, e.high) if e.n > 1 else (e.value,) * 2 for e in estimates], 0, 100).T
+    table["shown"], table["seeds"] = [str(e) for e in estimates], [e.n for e in estimates]
+    table = table.assign(seed="mean", sparsity=100 * table["sparsity"]).reset_index()
+    table = pd.concat([table, rows[["level", "seed", "left", "y"]]])
+    numbers = {"left": 4, "y": 2, "low": 2, "high": 2, "known": 1, "sparsity": 2}
+    return table.round(numbers).assign(panel=panel, line=label).astype({"weights": "Int64", "seeds": "Int64"})

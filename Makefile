@@ -20,7 +20,7 @@ $(if $(filter-out 1,$(words $(RESULTS))),$(error RESULTS: make takes no folder w
 EXECUTED := $(RESULTS)/$(PROFILE)/notebooks
 PACKAGE = $(shell find sdd_utils -name '*.py')
 EXPORTED := $(RESULTS)/$(PROFILE)/deployment.csv
-TRAINING := 01_% 02_% 03_% 06_% 08_%
+TRAINING := 01_% 02_% 03_% 06_% 08_% 10_% 11_% 12_%
 # Our notebooks, not whatever lies in the folder: those of PROFILE, and all
 listed = $(or $(shell $(RUN) scripts.notebooks $1),$(error error: there is no list of notebooks, see above))
 LISTED = $(call listed,--profile $(PROFILE) --under $(EXECUTED))
@@ -29,7 +29,7 @@ OURS = $(call listed,--committed)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .SECONDEXPANSION:
-.PHONY: help reproduce train figures test test-cluster plan bench bench-scale data lab notebooks reference faults lock \
+.PHONY: help reproduce train figures test test-cluster test-browser plan bench bench-scale data lab notebooks reference faults lock \
 	clean
 
 help: ## this list
@@ -68,6 +68,9 @@ test: $(READY) ## ruff, pytest, and the committed notebooks against the committe
 
 test-cluster: $(READY) ## the same results on Ray clusters of this machine, whose nodes, workers and drivers die; minutes
 	$(RUN) pytest -m cluster tests/cluster
+
+test-browser: $(READY) ## the notebooks' charts in JupyterLab in Chromium, where there is one
+	$(RUN) pytest -m browser tests/browser
 
 plan: $(READY) ## what PROFILE would take on this machine (DEVICE=cuda for its GPU; DEVICES=1,8,64 for so many); trains nothing
 	$(RUN) benchmarks plan --profile $(PROFILE) --device $(DEVICE) $(if $(DEVICES),--devices $(DEVICES))

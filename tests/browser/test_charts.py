@@ -1,0 +1,133 @@
+"""The charts in JupyterLab, as Chromium shows them; make test-browser."""
+
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing
+
+import pytest
+from playwright.sync_api import Error, sync_playwright
+
+from sdd_utils.files import ROOT
+
+pytestmark = pytest.mark.browser
+PATIENCE = 600_000  # ms that only what hangs can take
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        try:
+            found = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        except Error as error:
+            pytest.skip(
+                f"no Chromium: {str(error).splitlines()[0]}; apt install chromium, or playwright install chromium"
+            )
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """The address of a JupyterLab of our notebooks, without the user's settings, and its token."""
+    folder, token = tmp_path_factory.mktemp("lab"), secrets.token_hex()
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--port-retries=0",
+               f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}"]  # fmt: skip
+    with open(folder / "log", "wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment(folder))
+    try:
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            assert server.poll() is None, (folder / "log").read_text()
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}", token
+    finally:
+        server.kill()
+        server.wait()
+
+
+def environment(folder):
+    mine = {
+        name: str(folder / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")
+    }
+    return {**os.environ, **mine, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def opened(browser, lab):
+    """Open a notebook in a window of a size: the page."""
+    pages = []
+
+    def open_it(notebook, width=1280, height=800):
+        address, token = lab
+        page = browser.new_page(viewport={"width": width, "height": height})
+        pages.append(page)
+        page.set_default_timeout(PATIENCE)
+        page.goto(f"{address}/doc/tree/notebooks/{notebook}.ipynb?token={token}")
+        page.wait_for_selector(".vega-embed canvas")
+        return page
+
+    yield open_it
+    for page in pages:
+        page.close()
+
+
+def test_a_notebook_that_was_just_opened_draws_its_chart_and_hovering_says_what_a_point_is(opened):
+    page = opened("03_distillation")
+    said = hovered(page, page.locator(".vega-embed canvas").first)
+    assert re.search(r"curve:\s*\w", said)
+    assert re.search(r"%, 95 % interval:\s*\d+\.\d \[", said)
+    assert re.search(r"seeds:\s*8", said)
+
+
+def hovered(page, canvas):
+    """What is said of the first point that the mouse meets on its way over the chart."""
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    for x in range(40, int(box["width"]), 5):
+        for y in range(10, int(box["height"]), 5):
+            page.mouse.move(box["x"] + x, box["y"] + y)
+            tip = page.locator("#vg-tooltip-element.visible")
+            if tip.count():
+                return tip.inner_text()
+    return pytest.fail("no point of the chart says anything")
+
+
+def test_a_panel_the_interval_and_the_seeds_can_be_chosen(opened):
+    page = opened("03_distillation")
+    chart, choices = page.locator(".vega-embed canvas").first, page.locator(".vega-bind")
+    interval, seeds = (choices.locator("input").nth(number) for number in (0, 1))
+    for change in (interval.click, seeds.click, lambda: choices.locator("select").first.select_option(index=1)):
+        before = picture(chart)
+        change()
+        page.wait_for_function(
+            "([chart, before]) => chart.toDataURL() !== before", arg=[chart.element_handle(), before]
+        )
+
+
+def test_a_click_on_the_legend_hides_a_curve_and_another_shows_it_again(opened):
+    page = opened("03_distillation")
+    chart = page.locator(".vega-embed canvas").first
+    chart.scroll_into_view_if_needed()
+    before, box = picture(chart), chart.bounding_box()
+    for up in range(60, 0, -4):  # the legend is at the lower left
+        page.mouse.click(box["x"] + 46, box["y"] + box["height"] - up)
+        page.wait_for_timeout(200)
+        if (without := picture(chart)) != before:
+            break
+    else:
+        pytest.fail("no click on the legend changes anything")
+    page.mouse.click(box["x"] + 46, box["y"] + box["height"] - up)
+    page.wait_for_function("([chart, without]) => chart.toDataURL() !== without", arg=[chart.element_handle(), without])
+
+
+def picture(chart):
+    return chart.evaluate("canvas => canvas.toDataURL()")

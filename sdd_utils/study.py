@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from sdd_utils.analysis.curves import vanilla_settings
+from sdd_utils.analysis.curves import select as select_settings
 from sdd_utils.analysis.methods import METHODS
 from sdd_utils.errors import ConfigError, Damaged, ResultsMissing, SweepStopped, TrainingStopped
 from sdd_utils.files import read_csv, write_bytes
@@ -100,6 +101,24 @@ class Study:
             self._train(self._select(methods))
         return self.levels(*methods)
 
+    def watch(self, draw: Callable[[pd.DataFrame], object]) -> pd.DataFrame:
+        """Train one vanilla curve of ``setting`` in this process, if it is not there, and call ``draw`` with its levels
+        after each; return the levels of all that are finished.
+
+        Interrupted, it loses the level that is being trained; called again, it goes on. Of the reference it only reads.
+        Raises as ``run_experiment`` does.
+        """
+        mine = [exp for exp in self._select(("vanilla",)) if _setting(exp) == self.setting]
+        if self.folder is None:
+            return select_settings(self.levels("vanilla"), [tuple(self.setting.values())])
+        from tqdm import tqdm
+
+        from sdd_utils.runner.run import run_experiment
+
+        with tqdm(total=mine[0].levels + 1, initial=levels_done(self.folder / mine[0].run_id), unit="level") as bar:
+            run_experiment(mine[0], self.folder, self.device, after_level=lambda levels: (bar.update(), draw(levels)))
+        return collect([exp for exp in mine if finished(exp, self.folder)], self.folder)
+
     def levels(self, *methods: str) -> pd.DataFrame:
         """The levels of finished curves, in the columns of levels.csv. Raises ResultsMissing where one is not there."""
         chosen = self._select(methods)
@@ -128,10 +147,11 @@ class Study:
         """Size and speed of exported networks; ``python -m benchmarks deploy`` measures them. Raises ResultsMissing."""
         return self._of_dataset(load_deployment(self.profile.profile, self.folder))
 
-    def tour(self, levels: pd.DataFrame) -> dict:
+    @property
+    def setting(self) -> dict:
         """The architecture and noise rate to show first: the profile's or, where a dataset lacks it, its own first."""
-        settings, shown = vanilla_settings(levels), (self.profile.tour["arch"], self.profile.tour["noise_rate"])
-        return dict(zip(("arch", "noise_rate"), shown if shown in settings else settings[0], strict=True))
+        settings = [_setting(exp) for exp in self._experiments if exp.method == "vanilla"]
+        return self.profile.tour if self.profile.tour in settings else settings[0]
 
     def figures(self) -> dict[str, Figure]:
         """Every figure of the profile, or those that it lists, by name."""
@@ -140,7 +160,7 @@ class Study:
             return tuning.figures(levels)
         if self.profile.figures is not None:
             return {name: getattr(figures, name)(levels) for name in self.profile.figures}
-        return figures.all_figures(levels, self.weights(), self.tour(levels))
+        return figures.all_figures(levels, self.weights(), self.setting)
 
     def save(self, figure: Figure, name: str, folder: Path | None = None) -> None:
         """Write a figure as PNG and PDF beside the runs; of the reference, whose figures are committed, only show it.
@@ -177,3 +197,7 @@ class Study:
     @cached_property
     def _reference(self) -> pd.DataFrame:
         return load_levels(self.profile.profile)
+
+
+def _setting(exp: Experiment) -> dict:
+    return {"arch": exp.arch, "noise_rate": exp.noise_rate}

@@ -73,7 +73,7 @@ CURVES = re.compile(r"plots\.(tour|cure|baseline|l2_sweep|distillation|remedies)
 
 def test_its_curves_are_charts_that_nbval_compares(cells):
     for cell in cells:
-        if cell.cell_type == "code" and CURVES.search(cell.source):
+        if CURVES.search(cell.source) and "study.watch" not in cell.source:  # which draws what it trains
             assert cell.outputs
             assert "nbval-ignore-output" not in cell.metadata.get("tags", [])
             assert all({VEGA_LITE, "image/png"} <= output["data"].keys() for output in cell.outputs)

@@ -1,5 +1,6 @@
 """A profile as a notebook uses it: what is trained, what is read, what is refused."""
 
+import pandas as pd
 import pytest
 import yaml
 from conftest import SMALL
@@ -8,7 +9,7 @@ from scripts.figures import save_figures
 from sdd_utils.errors import ConfigError, Damaged, ResultsMissing, SweepStopped, TrainingStopped
 from sdd_utils.plots import distillation
 from sdd_utils.study import Study
-from sdd_utils.tables import FIGURES
+from sdd_utils.tables import FIGURES, MEASURED_ON_THE_CLOCK
 
 
 def a_profile(home, name="mine", **mlp):
@@ -48,6 +49,29 @@ def test_a_budget_saves_and_the_same_cell_goes_on(home):
     with pytest.raises(ResultsMissing, match=r"2 of 2 runs of mine are not finished \(digits-mlp16"):
         study.levels()
     assert len(Study("mine", home, time_budget="1h").run("vanilla")) == 2 * 3
+
+
+def test_a_curve_is_watched_level_by_level_interrupted_and_gone_on_with(home):
+    study, seen = Study(a_profile(home), home), []
+
+    def draw(levels):
+        seen.append(levels["level"].tolist())
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study.watch(draw)
+    levels = study.watch(draw)
+    assert seen == [[0], [0, 1], [0, 1, 2]]
+    assert levels["seed"].tolist() == [0] * 3
+    clockless = [column for column in levels if column not in MEASURED_ON_THE_CLOCK]
+    pd.testing.assert_frame_equal(levels[clockless], study.run("vanilla").query("seed == 0")[clockless])
+    assert study.watch(draw)["seed"].nunique() == 2
+    assert len(seen) == 3
+
+
+def test_of_the_reference_nothing_is_watched_and_all_seeds_are_read():
+    assert Study("digits").watch(pytest.fail)["seed"].nunique() == 8
 
 
 @pytest.mark.parametrize("table", ["levels.csv", "weights.csv"])

@@ -15,6 +15,9 @@ REMOVED = 0.5
 called so in at most 5 cases of 100 and a flat curve in at least 80, with 8 seeds, a known rebound of 10 points and
 levels that wobble by up to 2 (``tests/analysis/test_verdicts.py``); with 3 seeds a flat curve is far less often."""
 
+SEEN = 1.0
+"""Points by which a single seed's curve has to rise, or fall, for a phase to be named; that proves nothing."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -106,17 +109,20 @@ class Dip:
 
         Light ends half-way down to the bottom, or with the rise if no fall is sure; sweet begins half-way up and ends
         where the curve falls below that height for good. Without a rise that is sure, collapsed begins where the curve
-        falls below half of its range for good, and light is what lies before.
+        falls below half of its range for good, and light is what lies before. Of a single seed, of which nothing is
+        sure, a rise or a fall of SEEN counts, and a range of five times that.
         """
         curve, valley, last = self.mean, self.valley, len(self.mean) - 1
-        if not (self.is_double_descent and valley):
+        single = self.rebound.n == 1
+        if not ((self.is_double_descent or (single and self.rebound.value >= SEEN)) and valley):
             end = int(np.flatnonzero(curve >= (curve.max() + curve.min()) / 2).max())
+            end = last if single and 100 * np.ptp(curve) < 5 * SEEN else end
             return {"light": (0, end)} | ({"collapsed": (end + 1, last)} if end < last else {})
         bottom = curve[valley.bottom]
         risen = valley.bottom + np.flatnonzero(curve[valley.bottom :] >= (curve[valley.sweet] + bottom) / 2)
         start, end = int(risen.min()), int(risen.max())
         phases = {"light": (0, start - 1), "sweet": (start, end)}
-        if self.depth.low > 0 and valley.light < valley.bottom:
+        if (self.depth.low > 0 or (single and self.depth.value >= SEEN)) and valley.light < valley.bottom:
             down = (curve[valley.light] + bottom) / 2
             light_end = int(np.flatnonzero(curve[: valley.bottom] >= down).max())
             phases = {"light": (0, light_end), "critical": (light_end + 1, start - 1), "sweet": (start, end)}

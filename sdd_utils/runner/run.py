@@ -36,18 +36,25 @@ from sdd_utils.runner.integrity import finalise, finished, repair
 from sdd_utils.runner.locks import claimed, hold
 from sdd_utils.runner.provenance import commit, provenance
 from sdd_utils.runner.stopping import must_stop
-from sdd_utils.tables import WEIGHT_BIN, WEIGHT_BINS
+from sdd_utils.tables import WEIGHT_BIN, WEIGHT_BINS, levels_table
 from sdd_utils.training import compile_ahead
 
 SAVE_SECONDS = 120.0  # within a long level the state is saved at the end of the first epoch after so much time
 
 
-def run_experiment(exp: Experiment, folder: Path, device: str = "cpu", deadline: float = math.inf) -> Path:
+def run_experiment(
+    exp: Experiment,
+    folder: Path,
+    device: str = "cpu",
+    deadline: float = math.inf,
+    after_level: Callable[[pd.DataFrame], object] | None = None,
+) -> Path:
     """Train every level that is not there yet and write ``folder/<run_id>/``; returns that folder.
 
     The profile is the folder's name; a teacher is looked for beside it. The state, which carries all that was measured,
-    is saved after each level and every two minutes within a long one. A kill at any instant loses what came after it,
-    and what is then trained again is the same bit for bit. Damaged files are quarantined and made again.
+    is saved after each level (``after_level`` is then called with the levels so far) and every two minutes within a
+    long one. A kill at any instant loses what came after it, and what is then trained again is the same bit for bit.
+    Damaged files are quarantined and made again.
 
     Raises ConfigError when there are more levels than weights to prune, Busy when another process is at it, Stopped
     at ``deadline`` (seconds since the epoch) or when asked to, ResultsMissing or Damaged when the teacher cannot be
@@ -59,11 +66,18 @@ def run_experiment(exp: Experiment, folder: Path, device: str = "cpu", deadline:
     with claimed(run) as lock:
         repair(run, unsound(run, exp))
         if not finished(exp, folder):
-            _train(exp, run, device, deadline, lock)
+            _train(exp, run, device, deadline, lock, after_level or (lambda levels: None))
     return run
 
 
-def _train(exp: Experiment, run: Path, device: str, deadline: float, lock: SoftFileLease) -> None:
+def _train(
+    exp: Experiment,
+    run: Path,
+    device: str,
+    deadline: float,
+    lock: SoftFileLease,
+    after_level: Callable[[pd.DataFrame], object],
+) -> None:
     prepare(torch.device(device))
     write_json(run / "config.json", exp.model_dump(mode="json"))
     record = {**provenance(device), "device": device, "threads": torch.get_num_threads(), "started": _now()}
@@ -99,6 +113,7 @@ def _train(exp: Experiment, run: Path, device: str, deadline: float, lock: SoftF
         history.histograms.append(weight_histogram(level.network))
         save(run, exp, level.network, history, {})
         write_tables(run, exp, history)
+        after_level(levels_table(exp, history.rows, run.parent.name))
 
     hold(lock)
     drop_levels(run, exp, net, history)

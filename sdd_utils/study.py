@@ -110,7 +110,7 @@ class Study:
         """
         mine = [exp for exp in self._select(("vanilla",)) if _setting(exp) == self.setting]
         if self.folder is None:
-            return select_settings(self.levels("vanilla"), [tuple(self.setting.values())])
+            return select_settings(self.levels("vanilla"), [(self.setting["arch"], self.setting["noise_rate"])])
         from tqdm import tqdm
 
         from sdd_utils.runner.run import run_experiment

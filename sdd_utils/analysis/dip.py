@@ -15,6 +15,10 @@ REMOVED = 0.5
 called so in at most 5 cases of 100 and a flat curve in at least 80, with 8 seeds, a known rebound of 10 points and
 levels that wobble by up to 2 (``tests/analysis/test_verdicts.py``); with 3 seeds a flat curve is far less often."""
 
+BETWEEN = 2.0
+"""Points by which a mean has to rise more than at the levels where it does when smoothed, to be measured at its own:
+more than levels that wobble by up to 2 points make of 8 seeds that do not rise."""
+
 SEEN = 1.0
 """Points by which a single seed's curve has to rise, or fall, for a phase to be named; that proves nothing."""
 
@@ -149,17 +153,25 @@ def measure_dip(curves: np.ndarray, held_out: bool = True) -> Dip:
     noisy, the rebound is then 0 or negative on average; one that the halves place differently comes out too small.
     (All other seeds instead of half of them share so much that a flat curve seems to rise nearly twice as often.)
     Whether a dip is *gone* is measured with ``held_out=False``, at the levels of all seeds' own mean, so that it comes
-    out too large rather than too small. A single seed has no interval.
+    out too large rather than too small; where that mean, before it is smoothed, rises by BETWEEN points more, at those
+    levels: one may fall out of line and come back. A single seed has no interval.
     """
     curves = np.atleast_2d(np.asarray(curves, dtype=float))
     depths, rebounds = np.zeros(len(curves)), np.zeros(len(curves))
     mean = smoothed_mean(curves)
     of_all = find_valley(mean)
-    for k, valley in enumerate(held_out_valleys(curves) if held_out else [of_all] * len(curves)):
+    for k, valley in enumerate(held_out_valleys(curves) if held_out else [_of_all(curves)] * len(curves)):
         if valley:
             depths[k] = 100 * (curves[k, valley.light] - curves[k, valley.bottom])
             rebounds[k] = 100 * (curves[k, valley.sweet] - curves[k, valley.bottom])
     return Dip(Estimate.of(depths), Estimate.of(rebounds), depths, rebounds, of_all, mean)
+
+
+def _of_all(curves: np.ndarray) -> Valley | None:
+    mean = curves.mean(axis=0)
+    smoothed, own = find_valley(smoothed_mean(curves)), find_valley(mean)
+    rises = [100 * (mean[valley.sweet] - mean[valley.bottom]) if valley else 0.0 for valley in (smoothed, own)]
+    return own if len(curves) > 1 and rises[1] - rises[0] > BETWEEN else smoothed
 
 
 def curves_of(levels: pd.DataFrame, column: str = "test_acc") -> np.ndarray:
@@ -179,15 +191,17 @@ def summarise(levels: pd.DataFrame) -> pd.DataFrame:
     """One row a setting (arch, noise_rate, weight_decay, teacher): mean accuracies (%), depth and rebound in points.
 
     ``kept`` is the highest sparsity (%) at which the mean curve is still within one point of its best. Vanilla's dip is
-    measured held out, what others leave of it is not; see ``measure_dip``.
+    measured held out, what others leave of it is not; see ``measure_dip``. ``dips``: whether vanilla has one.
     """
     rows = []
     for setting, part in levels.groupby(["arch", "noise_rate", "weight_decay", "teacher"], sort=True):
         curves = curves_of(part)
-        mean, dip = 100 * curves.mean(axis=0), measure_dip(curves, held_out=part["method"].iat[0] == "vanilla")
+        plain = part["method"].iat[0] == "vanilla"
+        mean, dip = 100 * curves.mean(axis=0), measure_dip(curves, held_out=plain)
         sparsity = 100 * part.groupby("level")["sparsity"].first().to_numpy()
         row = dict(zip(["arch", "noise_rate", "weight_decay", "teacher"], setting, strict=True))
         kept = sparsity[mean >= mean.max() - 1].max()
         row |= {"seeds": len(curves), "dense": mean[0], "best": mean.max(), "kept": kept}
-        rows.append(row | {"depth": str(dip.depth), "rebound": str(dip.rebound), "dips": dip.is_double_descent})
+        row |= {"depth": str(dip.depth), "rebound": str(dip.rebound)}
+        rows.append(row | {"dips": dip.is_double_descent if plain else ""})
     return pd.DataFrame(rows).round({"dense": 1, "best": 1, "kept": 2})

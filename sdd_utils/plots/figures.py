@@ -37,8 +37,9 @@ def tour(levels: pd.DataFrame, arch: str, noise_rate: float) -> Figure:
         draw_curves(below, part, "percent", color=colour, label=label)
     below.set_ylabel("training examples (%)")
     below.legend(loc="lower center", fontsize=7)
-    fig.chart = chart({"test accuracy (%)": {"": [("test accuracy", rows.assign(percent=rows["test_acc"]), "0.15")]},
-                       "training examples (%)": {"": fits}}, "percent")  # fmt: skip
+    name, tested = setting_name(arch, noise_rate), [("test accuracy", rows.assign(percent=rows["test_acc"]), "0.15")]
+    views = {"test accuracy (%)": {name: tested}, "training examples (%)": {name: fits}}
+    fig.chart = chart(views, "percent", "test accuracy")
     return _finished(fig, top, below)
 
 
@@ -52,7 +53,8 @@ def cure(levels: pd.DataFrame, arch: str, noise_rate: float) -> Figure:
         if rows["memorised"].notna().all():
             draw_curves(below, rows, "memorised", color=colour)
     known = [(label, rows.assign(test_acc=rows["memorised"]), colour) for label, rows, colour in lines]
-    fig.chart = chart({"test accuracy (%)": {"": lines}, "memorised (%)": {"": known}})
+    name = setting_name(arch, noise_rate)
+    fig.chart = chart({"test accuracy (%)": {name: lines}, "memorised (%)": {name: known}}, phases_of="vanilla")
     below.set_ylabel("memorised (%)")
     top.legend(loc="lower left", fontsize=7)
     panels.make_room([top])
@@ -91,12 +93,14 @@ def baseline(levels: pd.DataFrame) -> Figure:
 def l2_sweep(levels: pd.DataFrame) -> Figure:
     """Curves without a teacher: one panel for each (architecture, ε) that has several λ, one line a λ."""
 
+    decays = sorted(curves.undistilled(levels)["weight_decay"].unique())
+    shades = dict(zip(decays, sns.color_palette("viridis", len(decays)), strict=True))
+
     def lines(arch: str, rate: float) -> Lines:
-        grid = curves.weight_decays(levels, arch, rate)
-        shades = zip(grid, sns.color_palette("viridis", len(grid)), strict=True)
         names = dict(zip(_two_decays(levels, arch, rate), (" (regular)", " (optimal)"), strict=True))
         at = partial(curves.at_weight_decay, levels, arch, rate)
-        return [(f"λ = {decay:g}{names.get(decay, '')}", at(decay), colour) for decay, colour in shades]
+        grid = curves.weight_decays(levels, arch, rate)
+        return [(f"λ = {decay:g}{names.get(decay, '')}", at(decay), shades[decay]) for decay in grid]
 
     settings = [s for s in curves.vanilla_settings(levels) if len(curves.weight_decays(levels, *s)) > 1]
     return draw_panels({setting_name(*s): lines(*s) for s in settings})

@@ -11,10 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from sdd_utils.analysis.dip import Estimate, curves_of, measure_dip
-from sdd_utils.plots.charts import Curves, Lines, chart
+from sdd_utils.plots.charts import PHASE_COLOURS, Curves, Lines, chart, phase_spans
 
 COLUMN = 3.5  # inches: one column of a two-column paper
-PHASE_COLOURS = {"light": "#e8f1e8", "critical": "#f8dcd6", "sweet": "#dbe8f7", "collapsed": "#e6e6e6"}
 
 
 def use_style() -> None:
@@ -61,11 +60,7 @@ def sparsity_axis(ax: Axes) -> None:
 
 def shade_phases(ax: Axes, rows: pd.DataFrame, names: bool = True) -> None:
     """Colour the background by the phases of one setting's curves."""
-    dip = measure_dip(curves_of(rows))
-    remaining = 100 * (1 - rows.groupby("level")["sparsity"].first().to_numpy())
-    borders = np.concatenate([[115], np.sqrt(remaining[:-1] * remaining[1:]), [remaining[-1] * 0.87]])
-    for phase, (first, last) in dip.phases.items():
-        left, right = borders[first], borders[last + 1]
+    for phase, left, right in phase_spans(rows):
         ax.axvspan(left, right, color=PHASE_COLOURS[phase], lw=0, zorder=0)
         if names:
             x = np.sqrt(left * right)
@@ -80,7 +75,7 @@ def draw_panels(panels: dict[str, Lines], phases_of: str | None = None, marked: 
     if not panels:
         return nothing()
     fig, axes = panel_grid(len(panels))
-    fig.chart = chart({"test accuracy (%)": panels})
+    fig.chart = chart({"test accuracy (%)": panels}, phases_of=phases_of)
     kinds = [{(label, str(colour)) for label, _, colour in lines} for lines in panels.values()]
     shared = len(panels) > 1 and max(kinds, key=len) == set().union(*kinds)
     for ax, (title, curves) in zip(axes.flat, panels.items(), strict=False):

@@ -38,6 +38,14 @@ def test_a_remedy_that_leaves_just_too_much_of_the_rebound_is_rarely_said_to_avo
     assert called_avoided(with_rebound(REMOVED * REBOUND), sd, rho) <= 0.05
 
 
+def test_a_single_level_that_falls_and_comes_back_is_not_smoothed_away():
+    """Of students that are else flat, some seeds break down at one level and recover at the next."""
+    broken = np.stack([FLAT - 40 * (np.arange(LEVELS) == 8) * (seed < 3) for seed in range(SEEDS)])
+    rebound = measure_dip(broken / 100, held_out=False).rebound
+    assert rebound.value == pytest.approx(15)
+    assert rebound.high > REMOVED * REBOUND
+
+
 @pytest.mark.parametrize("rho", [0, 0.5])
 @pytest.mark.parametrize("sd", [0.7, 1, 2])
 def test_a_flat_curve_is_mostly_said_to_have_no_dip(sd, rho):

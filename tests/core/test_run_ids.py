@@ -16,7 +16,7 @@ FROZEN = {
     "digits": (164, "acf4d954cbdac78b"),
     "digits-full": (620, "cd8f9b4f1a66ccac"),
     "digits-tau-alpha": (279, "663b269bf5587367"),
-    "mnist": (9, "4fd984b37a751f9c"),
+    "mnist": (18, "16b4ac72873f46e7"),
     "paper": (315, "16ff23a7613a4453"),
     "smoke": (27, "42fc75bb28615d89"),
 }

@@ -2,6 +2,7 @@
 
 import io
 import json
+from itertools import pairwise
 
 import pandas as pd
 import pytest
@@ -10,6 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex
 
 from sdd_utils.analysis.curves import of_method, vanilla
+from sdd_utils.analysis.dip import curves_of, measure_dip
 from sdd_utils.plots import figures
 from sdd_utils.plots.charts import VEGA_LITE
 from sdd_utils.tables import load_levels
@@ -30,7 +32,7 @@ def levels():
 
 def points(view):
     """A view's data, as the browser reads it."""
-    return pd.read_csv(io.StringIO(view["data"]["values"]), keep_default_na=False)
+    return pd.read_csv(io.StringIO(view["layer"][-1]["data"]["values"]), keep_default_na=False)
 
 
 @pytest.mark.parametrize("column", ["test_acc", "memorised"])
@@ -54,7 +56,7 @@ def test_it_has_the_figures_curves_in_their_colours(levels):
     drawn = {ax.get_title(): [line.get_label() for line in ax.lines] for ax in figure.axes}
     found = {panel: list(dict.fromkeys(part["line"])) for panel, part in points(view).groupby("panel")}
     assert found == drawn
-    scale = view["encoding"]["color"]["scale"]
+    scale = view["layer"][-1]["encoding"]["color"]["scale"]
     lines = {line.get_label(): to_hex(line.get_color()) for line in figure.axes[0].lines}
     assert dict(zip(scale["domain"], scale["range"], strict=True)) == lines
     (panel,) = [param for param in figure.chart["params"] if param["name"] == "panel"]
@@ -71,6 +73,22 @@ def test_a_changed_curve_is_another_chart_and_a_notebook_shows_it_beside_the_pic
     row = vanilla(levels, **SETTING).iloc[5]
     changed.loc[(levels["run_id"] == row["run_id"]) & (levels["level"] == row["level"]), "test_acc"] += 0.01
     assert draw(changed, **setting).chart != before.chart
+
+
+@pytest.mark.parametrize("draw", [figures.tour, figures.cure])
+def test_the_phases_behind_are_vanillas_in_every_view(levels, draw):
+    phases = measure_dip(curves_of(vanilla(levels, **SETTING))).phases
+    for view in draw(levels, **SETTING).chart["vconcat"]:
+        spans = view["layer"][0]["data"]["values"]
+        assert [span["phase"] for span in spans] == list(phases)
+        assert all(one["right"] == other["left"] for one, other in pairwise(spans))
+
+
+def test_a_label_has_one_colour_in_all_panels(levels):
+    figure = figures.l2_sweep(levels)
+    drawn = {(line.get_label(), to_hex(line.get_color())) for ax in figure.axes for line in ax.lines}
+    scale = figure.chart["vconcat"][0]["layer"][-1]["encoding"]["color"]["scale"]
+    assert drawn == set(zip(scale["domain"], scale["range"], strict=True))
 
 
 def test_a_figure_without_curves_is_shown_as_its_picture_alone(levels):

@@ -122,14 +122,16 @@ class Profile(Settings):
     @property
     def tunes(self) -> bool:
         """Whether a setting has several students, to choose τ and α from."""
-        plans = [d for plan in self.architectures.values() for d in plan.distillation]
-        return any(len(d.temperatures) * len(d.alphas) > 1 for d in plans)
+        return any(len(d.temperatures) * len(d.alphas) > 1 for d in self._students)
 
     @property
     def distils(self) -> bool:
         """Whether there are students that are trained to the end, as the vanilla curves are."""
-        plans = [d for plan in self.architectures.values() for d in plan.distillation]
-        return any("patience" not in settings for d in plans for settings in d.settings)
+        return any("patience" not in settings for d in self._students for settings in d.settings)
+
+    @property
+    def _students(self) -> list[Distillation]:
+        return [d for plan in self.architectures.values() for d in plan.distillation]
 
     def experiments(self) -> list[Experiment]:
         """Every experiment, each once. Raises ConfigError naming the architecture and the field that is wrong."""

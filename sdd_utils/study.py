@@ -108,9 +108,10 @@ class Study:
         Interrupted, it loses the level that is being trained; called again, it goes on. Of the reference it only reads.
         Raises as ``run_experiment`` does.
         """
-        mine = [exp for exp in self._select(("vanilla",)) if _setting(exp) == self.setting]
+        setting = self.setting
         if self.folder is None:
-            return select_settings(self.levels("vanilla"), [(self.setting["arch"], self.setting["noise_rate"])])
+            return select_settings(self.levels("vanilla"), [(setting["arch"], setting["noise_rate"])])
+        mine = [exp for exp in self._select(("vanilla",)) if _setting(exp) == setting]
         from tqdm import tqdm
 
         from sdd_utils.runner.run import run_experiment

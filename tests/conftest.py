@@ -6,6 +6,7 @@ from benchmarks.threads import Threads
 from sdd_utils import pruning_loop
 from sdd_utils.config import Experiment
 from sdd_utils.runner.sweep import with_teachers
+from sdd_utils.tables import load_levels
 
 HANG = 3600
 """Seconds that only what hangs can take: no test fails because the machine is busy, nor waits for the clock."""
@@ -118,3 +119,18 @@ def interrupt_before(level, monkeypatch, epoch=0):
         return train(net, data, exp, at, teacher, saved, count_epochs)
 
     monkeypatch.setattr(pruning_loop, "train_level", interrupted)
+
+
+@pytest.fixture
+def closed():
+    """Close what a test has drawn."""
+    from matplotlib import pyplot as plt
+
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def levels():
+    """The committed levels of digits, where a module has no others of its own."""
+    return load_levels("digits")

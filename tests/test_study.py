@@ -130,6 +130,7 @@ def test_a_method_that_is_none_is_refused_by_name():
 
 def test_the_reference_is_read_and_nothing_is_trained(monkeypatch, tmp_path):
     monkeypatch.setattr("sdd_utils.runner.sweep.train", lambda *_, **__: pytest.fail("it trains"))
+    monkeypatch.setattr("sdd_utils.study.write_bytes", lambda *_: pytest.fail("it writes a figure"))
     study = Study("digits")
     levels = study.run("vanilla", "kd")
     assert set(levels["method"]) == {"vanilla", "kd"}

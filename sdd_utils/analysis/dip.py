@@ -117,20 +117,25 @@ class Dip:
         sure, a rise or a fall of SEEN counts, and a range of five times that.
         """
         curve, valley, last = self.mean, self.valley, len(self.mean) - 1
-        single = self.rebound.n == 1
-        if not ((self.is_double_descent or (single and self.rebound.value >= SEEN)) and valley):
+        if not (_shows(self.rebound) and valley):
             end = int(np.flatnonzero(curve >= (curve.max() + curve.min()) / 2).max())
-            end = last if single and 100 * np.ptp(curve) < 5 * SEEN else end
+            if self.rebound.n == 1 and 100 * np.ptp(curve) < 5 * SEEN:
+                end = last
             return {"light": (0, end)} | ({"collapsed": (end + 1, last)} if end < last else {})
         bottom = curve[valley.bottom]
         risen = valley.bottom + np.flatnonzero(curve[valley.bottom :] >= (curve[valley.sweet] + bottom) / 2)
         start, end = int(risen.min()), int(risen.max())
         phases = {"light": (0, start - 1), "sweet": (start, end)}
-        if (self.depth.low > 0 or (single and self.depth.value >= SEEN)) and valley.light < valley.bottom:
+        if _shows(self.depth) and valley.light < valley.bottom:
             down = (curve[valley.light] + bottom) / 2
             light_end = int(np.flatnonzero(curve[: valley.bottom] >= down).max())
             phases = {"light": (0, light_end), "critical": (light_end + 1, start - 1), "sweet": (start, end)}
         return phases | ({"collapsed": (end + 1, last)} if end < last else {})
+
+
+def _shows(change: Estimate) -> bool:
+    """Whether a rise or a fall is sure, or, of a single seed, large enough to be seen."""
+    return change.low > 0 or (change.n == 1 and change.value >= SEEN)
 
 
 def held_out_valleys(curves: np.ndarray) -> list[Valley | None]:
@@ -160,16 +165,18 @@ def measure_dip(curves: np.ndarray, held_out: bool = True) -> Dip:
     depths, rebounds = np.zeros(len(curves)), np.zeros(len(curves))
     mean = smoothed_mean(curves)
     of_all = find_valley(mean)
-    for k, valley in enumerate(held_out_valleys(curves) if held_out else [_of_all(curves)] * len(curves)):
+    valleys = held_out_valleys(curves) if held_out else [_or_out_of_line(of_all, curves)] * len(curves)
+    for k, valley in enumerate(valleys):
         if valley:
             depths[k] = 100 * (curves[k, valley.light] - curves[k, valley.bottom])
             rebounds[k] = 100 * (curves[k, valley.sweet] - curves[k, valley.bottom])
     return Dip(Estimate.of(depths), Estimate.of(rebounds), depths, rebounds, of_all, mean)
 
 
-def _of_all(curves: np.ndarray) -> Valley | None:
+def _or_out_of_line(smoothed: Valley | None, curves: np.ndarray) -> Valley | None:
+    """The valley of the smoothed mean, or that of the mean itself where it is deeper by BETWEEN."""
     mean = curves.mean(axis=0)
-    smoothed, own = find_valley(smoothed_mean(curves)), find_valley(mean)
+    own = find_valley(mean)
     rises = [100 * (mean[valley.sweet] - mean[valley.bottom]) if valley else 0.0 for valley in (smoothed, own)]
     return own if len(curves) > 1 and rises[1] - rises[0] > BETWEEN else smoothed
 

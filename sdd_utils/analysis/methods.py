@@ -64,8 +64,7 @@ METHODS = {
     "kd-early": distilled("early_stopped", RED, "kd-early", in_the_paper=False),
 }
 for _name, (_label, _colour) in REMEDIES.items():
-    _alone = partial(of_method, method=_name)
-    METHODS[_name] = Method(_label, _colour, _alone, _label, in_the_paper=False)
+    METHODS[_name] = Method(_label, _colour, partial(of_method, method=_name), _label, in_the_paper=False)
     METHODS[f"kd-{_name}"] = distilled("sparse", _colour, f"kd-{_name}", in_the_paper=False)
 
 

@@ -46,11 +46,8 @@ def chart(views: dict[str, dict[str, Lines]], column: str = "test_acc", phases_o
     first, *_ = views.values()
     titles = list(dict.fromkeys(title for panels in views.values() for title in panels))
     colours = {label: to_hex(c) for panels in views.values() for lines in panels.values() for label, _, c in lines}
-    switches = {"interval": ("95 % interval", True), "seeds": ("single seeds", False)}
-    params = [
-        {"name": name, "value": value, "bind": {"input": "checkbox", "name": f"{label} "}}
-        for name, (label, value) in switches.items()
-    ]
+    switches = (("interval", "95 % interval ", True), ("seeds", "single seeds ", False))
+    params = [{"name": n, "value": on, "bind": {"input": "checkbox", "name": label}} for n, label, on in switches]
     choice = {"bind": {"input": "select", "options": titles, "name": " "}} if len(titles) > 1 else {}
     params.append({"name": "panel", "value": titles[0]} | choice)
     found = [(title, rows) for title, lines in first.items() for label, rows, _ in lines if label == phases_of]
@@ -62,13 +59,8 @@ def chart(views: dict[str, dict[str, Lines]], column: str = "test_acc", phases_o
     for below in shown[1:]:
         below["height"] = 130
     schema, config = "https://vega.github.io/schema/vega-lite/v5.json", {"legend": {"labelLimit": 300}}
-    return {
-        "$schema": schema,
-        "title": titles[0] * (len(titles) == 1),
-        "params": params,
-        "vconcat": shown,
-        "config": config,
-    }
+    title = titles[0] if len(titles) == 1 else ""
+    return {"$schema": schema, "title": title, "params": params, "vconcat": shown, "config": config}
 
 
 def _view(name: str, panels: dict[str, Lines], column: str, spans: list[tuple], colours: dict[str, str]) -> dict:

@@ -36,10 +36,13 @@ from sdd_utils.runner.integrity import finalise, finished, repair
 from sdd_utils.runner.locks import claimed, hold
 from sdd_utils.runner.provenance import commit, provenance
 from sdd_utils.runner.stopping import must_stop
-from sdd_utils.tables import WEIGHT_BIN, WEIGHT_BINS, levels_table
+from sdd_utils.tables import WEIGHT_BIN, WEIGHT_BINS
 from sdd_utils.training import compile_ahead
 
 SAVE_SECONDS = 120.0  # within a long level the state is saved at the end of the first epoch after so much time
+
+
+AfterLevel = Callable[[pd.DataFrame], object]  # called with the levels so far
 
 
 def run_experiment(
@@ -47,7 +50,7 @@ def run_experiment(
     folder: Path,
     device: str = "cpu",
     deadline: float = math.inf,
-    after_level: Callable[[pd.DataFrame], object] | None = None,
+    after_level: AfterLevel | None = None,
 ) -> Path:
     """Train every level that is not there yet and write ``folder/<run_id>/``; returns that folder.
 
@@ -71,12 +74,7 @@ def run_experiment(
 
 
 def _train(
-    exp: Experiment,
-    run: Path,
-    device: str,
-    deadline: float,
-    lock: SoftFileLease,
-    after_level: Callable[[pd.DataFrame], object],
+    exp: Experiment, run: Path, device: str, deadline: float, lock: SoftFileLease, after_level: AfterLevel
 ) -> None:
     prepare(torch.device(device))
     write_json(run / "config.json", exp.model_dump(mode="json"))
@@ -112,8 +110,7 @@ def _train(
         history.rows.append(level.row | flops | level_cost(history.segments, level.level))
         history.histograms.append(weight_histogram(level.network))
         save(run, exp, level.network, history, {})
-        write_tables(run, exp, history)
-        after_level(levels_table(exp, history.rows, run.parent.name))
+        after_level(write_tables(run, exp, history))
 
     hold(lock)
     drop_levels(run, exp, net, history)
@@ -163,10 +160,12 @@ class SegmentClock:
         self.history.segments.append({"level": self.history.levels, "seconds": seconds, "commit": commit(), **record})
 
 
-def write_tables(run: Path, exp: Experiment, history: History) -> None:
-    """levels.csv, weights.csv and emissions.csv; see ``checkpoints.tables_of``."""
-    for name, table in tables_of(exp, history, run.parent.name).items():
+def write_tables(run: Path, exp: Experiment, history: History) -> pd.DataFrame:
+    """levels.csv, which it returns, weights.csv and emissions.csv; see ``checkpoints.tables_of``."""
+    tables = tables_of(exp, history, run.parent.name)
+    for name, table in tables.items():
         write_csv(run / f"{name}.csv", table)
+    return tables["levels"]
 
 
 def level_cost(segments: list[dict], level: int) -> dict[str, float | str | None]:

@@ -66,6 +66,7 @@ def test_where_no_fall_is_sure_light_lasts_until_the_rise():
 def test_what_has_fallen_is_not_called_light_where_the_dip_is_not_sure():
     phases = measure_dip(np.stack([one_dip(), MONOTONE])).phases
     assert list(phases) == ["light", "collapsed"]
+    assert phases["collapsed"][0] == pytest.approx(26, abs=1)
     assert measure_dip(np.stack([FLAT] * 3)).phases == {"light": (0, LEVELS - 1)}
 
 

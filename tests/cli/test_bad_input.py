@@ -116,7 +116,8 @@ SETTINGS = [
     ({"human_labels": "worse_label"}, "human_labels: given, but it means something only when noise_kind is human"),
     (
         HUMAN | {"dataset": "digits"},
-        "noise_kind: human means nothing for digits; cifar10n and cifar100n and cifar100n_coarse alone",
+        "noise_kind: human means nothing for digits; cifar10n and cifar100n and cifar100n_coarse alone have human "
+        "labels",
     ),
     (HUMAN | {"human_labels": "best"}, "human_labels: cifar10n has worse_label, aggre_label, random_label1"),
     (HUMAN, "noise_rate: must be 0.4021 for worse_label, the share that people got wrong"),

@@ -7,27 +7,16 @@ from itertools import pairwise
 import pandas as pd
 import pytest
 from IPython.core.formatters import DisplayFormatter
-from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex
 
 from sdd_utils.analysis.curves import of_method, vanilla
 from sdd_utils.analysis.dip import curves_of, measure_dip
 from sdd_utils.plots import figures
 from sdd_utils.plots.charts import VEGA_LITE
-from sdd_utils.tables import load_levels
+
+pytestmark = pytest.mark.usefixtures("closed")
 
 SETTING = {"arch": "vit", "noise_rate": 0.3}
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
-@pytest.fixture(scope="module")
-def levels():
-    return load_levels("digits")
 
 
 def points(view):

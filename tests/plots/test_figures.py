@@ -11,16 +11,7 @@ from sdd_utils.plots import figures
 from sdd_utils.plots.panels import use_style
 from sdd_utils.tables import load_levels
 
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
-@pytest.fixture(scope="module")
-def levels():
-    return load_levels("digits")
+pytestmark = pytest.mark.usefixtures("closed")
 
 
 def test_without_wrong_labels_none_are_memorised(levels):

@@ -19,6 +19,7 @@ NOTEBOOKS = {
     "05_choose": "always",
     "09_claims": "always",
     "07_cifar10": "several",
+    "13_explore": "several",
 }
 """Our notebooks (the folder may hold others) in the order in which they are executed, those that train first, and of
 which profiles each speaks: of all, of a kind, of several that it names itself, or of the one that is named here."""

@@ -3,6 +3,7 @@
 import re
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
 from conftest import HANG
@@ -126,3 +127,31 @@ def verdicts_agree(answer, claims):
     for claim, words, setting in re.findall(rf"\*\*(C\d\w?)\*\* ({'|'.join(VERDICTS)}) for (.*)\.", answer):
         rows = claims[(claims["claim"] == claim) & claims["statement"].str.startswith(f"{setting}: ")]
         assert rows["verdict"].tolist() == [VERDICTS[words]]
+
+
+EXPLORED = {"profiles": ["cifar10-small"], "curves": "cifar10-small: ResNet-18, ε = 0.5"}
+
+
+def explored(tmp_path, **parameters):
+    source, executed, how = FOLDER / "13_explore.ipynb", tmp_path / "executed.ipynb", {"start_timeout": HANG}
+    papermill.execute_notebook(source, executed, EXPLORED | parameters, cwd=FOLDER, progress_bar=False, **how)
+    return nbformat.read(executed, as_version=4).cells
+
+
+def test_what_is_explored_can_be_taken_along(tmp_path):
+    cells = explored(tmp_path, across="Wh", up="memorised (%)", export=str(tmp_path / "mine"))
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == {"curves.csv", "curves.pdf", "curves.png"}
+    table, levels = pd.read_csv(tmp_path / "mine" / "curves.csv"), Study("cifar10-small").levels()
+    last = table[(table["way"] == "vanilla") & (table["curves"] == EXPLORED["curves"]) & (table["seed"] == 0)].iloc[-1]
+    curve = levels[(levels["method"] == "vanilla") & (levels["noise_rate"] == 0.5) & (levels["seed"] == 0)]
+    assert last["Wh"] == pytest.approx(1e3 * curve["energy_kwh"].sum())
+    assert last["memorised (%)"] == pytest.approx(100 * curve["memorised"].iloc[-1])
+    shown = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+    (chart,) = [data[VEGA_LITE] for data in shown if VEGA_LITE in data]
+    assert {param["name"]: param["value"] for param in chart["params"]}["across"] == "Wh"
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("across", "time"), ("level", 99), ("curves", "cifar10-small: MLP")])
+def test_what_cannot_be_explored_is_refused_by_name(name, wrong, tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError, match=f"{name}: should be one of"):
+        explored(tmp_path, **{name: wrong})

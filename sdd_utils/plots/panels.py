@@ -30,10 +30,10 @@ def draw_curves(ax: Axes, rows: pd.DataFrame, column: str = "test_acc", **style)
     """Mean over seeds of ``column`` (a share, drawn in %) against the share of remaining weights, with its band."""
     curves_of(rows)  # raises where the rows are not one setting's, whose mean would be drawn as if it were
     data = rows.assign(remaining=100 * (1 - rows["sparsity"]), percent=100 * rows[column])
-    sns.lineplot(data, x="remaining", y="percent", ax=ax, errorbar=_interval, err_kws={"lw": 0, "alpha": 0.15}, **style)
+    sns.lineplot(data, x="remaining", y="percent", ax=ax, errorbar=interval, err_kws={"lw": 0, "alpha": 0.15}, **style)
 
 
-def _interval(percents: pd.Series) -> tuple[float, float]:
+def interval(percents: pd.Series) -> tuple[float, float]:
     """The 95 % interval, as far as it is possible: that of a few seeds can reach beyond."""
     mean = Estimate.of(percents)
     return max(mean.low, 0), min(mean.high, 100)

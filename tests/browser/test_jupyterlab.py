@@ -16,6 +16,7 @@ from playwright.sync_api import Error, sync_playwright
 from sdd_utils.files import ROOT
 
 pytestmark = pytest.mark.browser
+CHANGED = "([chart, before]) => chart.toDataURL() !== before"
 PATIENCE = 600_000  # ms that only what hangs can take
 
 
@@ -108,9 +109,7 @@ def test_a_panel_the_interval_and_the_seeds_can_be_chosen(opened):
     for change in (interval.click, seeds.click, lambda: choices.locator("select").first.select_option(index=1)):
         before = picture(chart)
         change()
-        page.wait_for_function(
-            "([chart, before]) => chart.toDataURL() !== before", arg=[chart.element_handle(), before]
-        )
+        page.wait_for_function(CHANGED, arg=[chart.element_handle(), before])
 
 
 def test_a_click_on_the_legend_hides_a_curve_and_another_shows_it_again(opened):
@@ -126,7 +125,23 @@ def test_a_click_on_the_legend_hides_a_curve_and_another_shows_it_again(opened):
     else:
         pytest.fail("no click on the legend changes anything")
     page.mouse.click(box["x"] + 46, box["y"] + box["height"] - up)
-    page.wait_for_function("([chart, without]) => chart.toDataURL() !== without", arg=[chart.element_handle(), without])
+    page.wait_for_function(CHANGED, arg=[chart.element_handle(), without])
+
+
+def test_the_explorer_shows_other_curves_on_other_axes_and_looks_into_the_level_of_a_click(opened):
+    page = opened("13_explore")
+    chart, menus = page.locator(".vega-embed canvas").first, page.locator(".vega-bindings select")
+    choices = (("mnist: LeNet-300-100, ε = 0.2", "GFLOP", "memorised (%)"), ("digits: ViT, ε = 0.3",))
+    for menu, choice in [pair for one in choices for pair in enumerate(one)]:
+        before = picture(chart)
+        menus.nth(menu).select_option(choice)
+        page.wait_for_function(CHANGED, arg=[chart.element_handle(), before])
+    hovered(page, chart)  # and the mouse stays there
+    page.wait_for_timeout(200)
+    before = picture(chart)
+    page.mouse.down()
+    page.mouse.up()
+    page.wait_for_function(CHANGED, arg=[chart.element_handle(), before])
 
 
 def picture(chart):

@@ -29,8 +29,8 @@ OURS = $(call listed,--committed)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .SECONDEXPANSION:
-.PHONY: help reproduce train figures test test-cluster test-browser plan bench bench-scale data lab notebooks reference \
-	faults lock clean
+.PHONY: help reproduce train figures test test-cluster test-browser test-binder plan bench bench-scale data lab site \
+	notebooks reference faults lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*##/ { printf "%-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,8 +69,11 @@ test: $(READY) ## ruff, pytest, and the committed notebooks against the committe
 test-cluster: $(READY) ## the same results on Ray clusters of this machine, whose nodes, workers and drivers die; minutes
 	$(RUN) pytest -m cluster tests/cluster
 
-test-browser: $(READY) ## the notebooks' charts in JupyterLab in Chromium, where there is one
+test-browser: $(READY) ## the charts in JupyterLab, and the pages of the site, in Chromium, where there is one
 	$(RUN) pytest -m browser tests/browser
+
+test-binder: $(READY) ## the notebooks in the environment that binder/ describes, which has no torch
+	$(RUN) pytest -m binder tests/binder
 
 plan: $(READY) ## what PROFILE would take on this machine (DEVICE=cuda for its GPU; DEVICES=1,8,64 for so many); trains nothing
 	$(RUN) benchmarks plan --profile $(PROFILE) --device $(DEVICE) $(if $(DEVICES),--devices $(DEVICES))
@@ -87,6 +90,9 @@ data: $(READY) ## download DATASET (mnist, cifar10, cifar100, cifar10n, …) int
 lab: $(READY) ## JupyterLab on notebooks/
 	$(RUN) jupyterlab notebooks
 
+site: $(READY) ## README, notebooks and their charts as static pages: build/site/index.html
+	@$(RUN) scripts.site
+
 notebooks: $(READY) ## execute the committed notebooks in place, on the committed results
 	$(RUN) nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $(OURS)
 
@@ -97,8 +103,10 @@ faults: $(READY) ## disturb N (default: 200) real sweeps in every way, compare, 
 	$(VENV)/bin/python tests/faults/inject.py --faults $(N) --record results/reference/faults
 
 lock: $(READY) ## choose the versions in requirements.lock anew
-	$(VENV)/bin/uv pip compile pyproject.toml --extra test --extra cluster --universal --python-version 3.11 --upgrade \
-		--no-emit-index-url --no-header --no-annotate --quiet -o requirements.lock
+	$(VENV)/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
+		--generate-hashes --no-emit-index-url --no-header --no-annotate --quiet -o requirements.lock
+	$(VENV)/bin/uv pip compile --group analysis --constraint requirements.lock --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-header --no-annotate --quiet -o binder/requirements.txt
 
 clean: ## remove this machine's runs
 	@[ ! -L results/runs ] || echo "results/runs is a link, which is removed; the runs are left in $$(readlink -f results/runs)"

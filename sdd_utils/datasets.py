@@ -103,8 +103,7 @@ def mnist(root: Path) -> tuple[Images, Images]:
 
 
 def fashion_mnist(root: Path) -> tuple[Images, Images]:
-    """Fashion-MNIST's training and test images from the compressed files in torchvision's folder in ``root``. Raises
-    DataError as ``cifar`` does."""
+    """Fashion-MNIST, from the compressed files in torchvision's folder in ``root``. Raises DataError as ``cifar`` does."""
     import gzip
 
     import torch
@@ -120,8 +119,7 @@ def fashion_mnist(root: Path) -> tuple[Images, Images]:
 
 
 def svhn(root: Path) -> tuple[Images, Images]:
-    """The cropped digits of SVHN, without its extra part, from torchvision's two files in ``root``. Raises DataError as
-    ``cifar`` does."""
+    """SVHN's cropped digits, without its extra part, from two files in ``root``. Raises DataError as ``cifar`` does."""
     import torch
     from torchvision.datasets import SVHN
 

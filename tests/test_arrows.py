@@ -113,13 +113,15 @@ import importlib, io, pkgutil, sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ("torch", "torchvision", "timm"):
-            raise ImportError(f"{name} is not here")
+            raise ModuleNotFoundError(f"{name} is not here", name=name)
 
 sys.meta_path.insert(0, Refuse())
 import sdd_utils.analysis, sdd_utils.plots, sdd_utils.study
 
 for module in pkgutil.iter_modules(sdd_utils.analysis.__path__, "sdd_utils.analysis."):
     importlib.import_module(module.name)
+for profile in (path.stem for path in sdd_utils.profiles.PROFILES.glob("*.yaml")):
+    assert sdd_utils.profiles.load_profile(profile).experiments()
 study = sdd_utils.Study("digits")
 levels = study.levels("vanilla")
 assert set(levels["method"]) == {"vanilla"} and len(levels) > 100

@@ -10,8 +10,9 @@ import sys
 import time
 from contextlib import closing
 
+import nbformat
 import pytest
-from playwright.sync_api import Error, sync_playwright
+from looking import chromium, hovered
 
 from sdd_utils.files import ROOT
 
@@ -22,20 +23,13 @@ PATIENCE = 600_000  # ms that only what hangs can take
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_playwright() as playwright:
-        try:
-            found = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        except Error as error:
-            pytest.skip(
-                f"no Chromium: {str(error).splitlines()[0]}; apt install chromium, or playwright install chromium"
-            )
+    with chromium() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """The address of a JupyterLab of our notebooks, without the user's settings, and its token."""
+    """The address of a JupyterLab of our notebooks, without the user's settings, its token, and its folder."""
     folder, token = tmp_path_factory.mktemp("lab"), secrets.token_hex()
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
     with closing(socket.socket()) as free:
@@ -49,7 +43,7 @@ def lab(tmp_path_factory):
         while socket.socket().connect_ex(("127.0.0.1", port)):
             assert server.poll() is None, (folder / "log").read_text()
             time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}", token
+        yield f"http://127.0.0.1:{port}", token, folder
     finally:
         server.kill()
         server.wait()
@@ -67,13 +61,13 @@ def opened(browser, lab):
     """Open a notebook in a window of a size: the page."""
     pages = []
 
-    def open_it(notebook, width=1280, height=800):
-        address, token = lab
-        page = browser.new_page(viewport={"width": width, "height": height})
+    def open_it(notebook, shown=".vega-embed canvas"):
+        address, token, _ = lab
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
         pages.append(page)
         page.set_default_timeout(PATIENCE)
         page.goto(f"{address}/doc/tree/notebooks/{notebook}.ipynb?token={token}")
-        page.wait_for_selector(".vega-embed canvas")
+        page.wait_for_selector(shown)
         return page
 
     yield open_it
@@ -87,19 +81,6 @@ def test_a_notebook_that_was_just_opened_draws_its_chart_and_hovering_says_what_
     assert re.search(r"curve:\s*\w", said)
     assert re.search(r"%, 95 % interval:\s*\d+\.\d \[", said)
     assert re.search(r"seeds:\s*8", said)
-
-
-def hovered(page, canvas):
-    """What is said of the first point that the mouse meets on its way over the chart."""
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    for x in range(40, int(box["width"]), 5):
-        for y in range(10, int(box["height"]), 5):
-            page.mouse.move(box["x"] + x, box["y"] + y)
-            tip = page.locator("#vg-tooltip-element.visible")
-            if tip.count():
-                return tip.inner_text()
-    return pytest.fail("no point of the chart says anything")
 
 
 def test_a_panel_the_interval_and_the_seeds_can_be_chosen(opened):
@@ -136,12 +117,31 @@ def test_the_explorer_shows_other_curves_on_other_axes_and_looks_into_the_level_
         before = picture(chart)
         menus.nth(menu).select_option(choice)
         page.wait_for_function(CHANGED, arg=[chart.element_handle(), before])
-    hovered(page, chart)  # and the mouse stays there
+    hovered(page, chart)
     page.wait_for_timeout(200)
     before = picture(chart)
     page.mouse.down()
     page.mouse.up()
     page.wait_for_function(CHANGED, arg=[chart.element_handle(), before])
+
+
+def test_a_cell_that_trains_shows_its_bar_and_then_there_is_a_chart(opened, lab, tmp_path):
+    folder = lab[-1] / "notebooks"
+    notebook = nbformat.read(folder / "03_distillation.ipynb", as_version=4)
+    del notebook.cells[7:]  # after the curves
+    for cell in [cell for cell in notebook.cells if cell.cell_type == "code"]:
+        cell.outputs, cell.execution_count = [], None
+    notebook.cells[1].source += f'\nprofile, results = "smoke", "{tmp_path}"'
+    nbformat.write(notebook, folder / "trains.ipynb")
+    page = opened("trains", shown=".jp-Notebook")
+    page.get_by_text(re.compile("Idle$")).wait_for()  # the kernel; without one JupyterLab asks which to use
+    page.get_by_text("Run", exact=True).first.click()
+    page.get_by_text("Run All Cells", exact=True).click()
+    bar = page.locator(".jp-OutputArea-output", has_text=re.compile(r"\d+/\d+\s+runs"))
+    bar.first.wait_for()
+    page.wait_for_selector(".vega-embed canvas")
+    assert re.search(r"100%.*\b(\d+)/\1\s+runs", bar.first.inner_text(), re.DOTALL)
+    assert len([*tmp_path.glob("smoke/*/levels.csv")]) > 1
 
 
 def picture(chart):

@@ -103,7 +103,7 @@ def mnist(root: Path) -> tuple[Images, Images]:
 
 
 def fashion_mnist(root: Path) -> tuple[Images, Images]:
-    """Fashion-MNIST, from the compressed files in torchvision's folder in ``root``. Raises DataError as ``cifar`` does."""
+    """Fashion-MNIST, from the compressed files in torchvision's folder in ``root``. Raises as ``cifar`` does."""
     import gzip
 
     import torch

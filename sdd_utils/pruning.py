@@ -162,18 +162,17 @@ def prune(net: SparseNetwork, exp: Experiment, level: int, data: Data) -> None:
 
 
 def _remove_worst_unit(net: SparseNetwork, score: Tensor, links: list[tuple[str, str]]) -> None:
-    """Mask the unit whose surviving incoming weights have the lowest mean score, over all layers together, and what
-    reads it. Of each layer one unit stays. Raises ConfigError when no more can go."""
-    masks, scores, worst = net.by_layer(net.mask), net.by_layer(score), []
-    for maker, reader in links:
-        left = masks[maker].flatten(1).sum(1)
-        if left.count_nonzero() > 1:
-            mean = (scores[maker] * masks[maker]).flatten(1).sum(1) / left
-            lowest, unit = mean.nan_to_num(torch.inf).min(0)  # nan: it has gone
-            worst.append((lowest.item(), unit.item(), maker, reader))
-    if not worst:
+    """Mask, in the layer that has the largest share of its units left, the one whose surviving incoming weights have
+    the lowest mean score, and what reads it: were units compared over all layers, those of the layer with the smallest
+    weights would all go first. Of each layer one unit stays. Raises ConfigError when no more can go."""
+    masks, scores = net.by_layer(net.mask), net.by_layer(score)
+    left = {maker: masks[maker].flatten(1).sum(1) for maker, _ in links}
+    shares = {maker: weights.count_nonzero().item() / len(weights) for maker, weights in left.items()}
+    maker, reader = max(links, key=lambda link: shares[link[0]] * (left[link[0]].count_nonzero().item() > 1))
+    if left[maker].count_nonzero() < 2:
         raise ConfigError("levels: no layer has a unit more to prune; give fewer")
-    _, unit, maker, reader = min(worst)
+    mean = (scores[maker] * masks[maker]).flatten(1).sum(1) / left[maker]
+    unit = mean.nan_to_num(torch.inf).argmin()  # nan: it has gone
     masks[maker][unit] = 0
     _by_unit(masks, maker, reader)[:, unit] = 0
 

@@ -267,24 +267,24 @@ def test_structured_pruning_removes_whole_units_for_good(exp):
     torch.testing.assert_close(smaller(images), net.model.eval()(images), rtol=1e-3, atol=1e-4)
 
 
-def test_the_unit_with_the_smallest_surviving_weights_goes_first_and_of_each_layer_one_stays(small):
+def test_of_each_layer_the_units_with_the_smallest_weights_go_at_the_same_pace_and_one_stays(small):
     exp = small(structure="units", prune_share=0.1)
     net = new_network(exp)
     masks, weights = net.by_layer(net.mask), net.by_layer(net.weights)
     weights["1"].fill_(0.5)
-    weights["3"].fill_(0.4)
+    weights["3"].fill_(0.001)  # all of them smaller than the other layer's, which does not matter
     weights["1"][7] = 0.3
-    prune(net, exp, 1, NO_DATA)
-    assert not masks["1"][7].any()
-    assert not masks["3"][:, 7].any()
-    assert masks["1"].any(1).sum() == 15
-    assert 0 < masks["3"].any(1).sum() < 16  # then the second layer's, of equals the first
-    assert not masks["3"][0].any()
-    while masks["3"].any(1).sum() > 1:
-        prune(net, exp, 1, NO_DATA)
-    prune(net, exp, 1, NO_DATA)
-    assert masks["3"].any(1).sum() == 1
-    assert masks["1"].any(1).sum() < 15
+    weights["3"][4] = 0.0001
+    for level in range(1, 20):
+        prune(net, exp, level, NO_DATA)
+        first, second = (masks[name].any(1) for name in ("1", "3"))
+        assert not first[7]
+        assert not masks["3"][:, ~first].any()
+        assert abs(first.sum() - second.sum()) <= 1
+        assert first.sum() == 15 or not second[4]
+    with pytest.raises(ConfigError, match="levels: no layer has a unit more to prune; give fewer"):
+        prune(net, exp, 99, NO_DATA)
+    assert masks["1"].any(1).sum() == masks["3"].any(1).sum() == 1
 
 
 def test_more_levels_than_there_are_units_are_refused(small):

@@ -40,19 +40,21 @@ def chart(views: dict[str, dict[str, Lines]], column: str = "test_acc", phases_o
     """One view below another, by what its ordinate is called, each with its panels, by title, of which one is shown.
 
     Ordinates are ``column``, a share, in %; behind them are the phases of the first view's line ``phases_of``. Hovering
-    shows a level, a click on the legend hides a curve, and below are switches for the interval and the single seeds,
-    and the choice of the panel.
+    shows a level, a click on the legend hides a curve, and below are switches for the interval and the single seeds
+    (of a dozen panels at most), and the choice of the panel.
     """
     first, *_ = views.values()
+    few = sum(map(len, views.values())) <= 12  # the single seeds of more panels would make a notebook too large
     titles = list(dict.fromkeys(title for panels in views.values() for title in panels))
     colours = {label: to_hex(c) for panels in views.values() for lines in panels.values() for label, _, c in lines}
     switches = (("interval", "95 % interval ", True), ("seeds", "single seeds ", False))
     params = [{"name": n, "value": on, "bind": {"input": "checkbox", "name": label}} for n, label, on in switches]
+    params[-1] = params[-1] if few else {"name": "seeds", "value": False}
     choice = {"bind": {"input": "select", "options": titles, "name": " "}} if len(titles) > 1 else {}
     params.append({"name": "panel", "value": titles[0]} | choice)
     found = [(title, rows) for title, lines in first.items() for label, rows, _ in lines if label == phases_of]
     spans = [(title, *span) for title, rows in found for span in phase_spans(rows)]
-    shown = [_view(name, panels, column, spans, colours) for name, panels in views.items()]
+    shown = [_view(name, panels, column, spans, colours, few) for name, panels in views.items()]
     picked = {"type": "point", "fields": ["line"], "toggle": "true"}  # any click turns one on or off
     picked = {"name": "picked", "select": picked, "bind": "legend", "value": [{"line": label} for label in colours]}
     shown[0]["layer"][-1]["layer"][-1]["params"] = [picked]
@@ -63,10 +65,11 @@ def chart(views: dict[str, dict[str, Lines]], column: str = "test_acc", phases_o
     return {"$schema": schema, "title": title, "params": params, "vconcat": shown, "config": config}
 
 
-def _view(name: str, panels: dict[str, Lines], column: str, spans: list[tuple], colours: dict[str, str]) -> dict:
+def _view(name: str, panels: dict[str, Lines], column: str, spans: list[tuple], colours: dict, seeds: bool) -> dict:
     tables = [_table(title, label, rows, column) for title, lines in panels.items() for label, rows, _ in lines]
     columns = dict.fromkeys(["panel", "line", "seed", "y", "low", "high", *HOVER])
-    data = {"values": pd.concat(tables)[[*columns]].to_csv(index=False, float_format="%.4g"), "format": {"type": "csv"}}
+    table = pd.concat(tables)[[*columns]].loc[lambda rows: seeds | (rows["seed"] == "mean")]
+    data = {"values": table.to_csv(index=False, float_format="%.4g"), "format": {"type": "csv"}}
     legend = {"orient": "bottom", "columns": 3, "symbolOpacity": 1}
     colour = {"field": "line", "type": "nominal", "title": None, "legend": legend}
     colour["scale"] = {"domain": list(colours), "range": list(colours.values())}
@@ -81,10 +84,10 @@ def _view(name: str, panels: dict[str, Lines], column: str, spans: list[tuple], 
     def layer(which: str, mark: dict, encoding: dict) -> dict:
         return {"transform": [{"filter": which}, hidden], "mark": mark, "encoding": encoding}
 
-    seeds = {"y": y, "detail": {"field": "seed"}}
+    each = {"y": y, "detail": {"field": "seed"}}
     layers = [
         layer("interval && datum.seed === 'mean'", {"type": "area", "opacity": 0.15}, ends),
-        layer("seeds && datum.seed !== 'mean'", {"type": "line", "strokeWidth": 0.6}, seeds),
+        layer("seeds && datum.seed !== 'mean'", {"type": "line", "strokeWidth": 0.6}, each),
         layer("datum.seed === 'mean'", {"type": "line", "point": {"size": 45}}, {"y": y, "tooltip": tooltip}),
     ]
     of_panel = {"transform": [{"filter": "datum.panel === panel"}]}

@@ -110,10 +110,8 @@ def distillation(levels: pd.DataFrame | dict[str, pd.DataFrame]) -> Figure:
     """Vanilla beside its students: one panel for each (architecture, ε) that has students; vanilla's phases behind.
     Of several profiles, by a title, all in one figure."""
     several = {f"{title}: ": rows for title, rows in levels.items()} if isinstance(levels, dict) else {"": levels}
-    settings = [
-        (title, rows, setting) for title, rows in several.items() for setting in curves.distilled_settings(rows)
-    ]
-    panels = {title + setting_name(*setting): _methods(rows, *setting) for title, rows, setting in settings}
+    settings = curves.distilled_settings
+    panels = {t + setting_name(*s): _methods(rows, *s) for t, rows in several.items() for s in settings(rows)}
     return draw_panels(panels, phases_of=METHODS["vanilla"].label)
 
 
@@ -121,7 +119,7 @@ def remedies(levels: pd.DataFrame) -> Figure:
     """What else is done against the dip, alone (first) and for students of the sparse teacher: one panel for each of
     both and each (architecture, ε) that has such curves."""
     panels = {}
-    for prefix, plain, whose in (("", "vanilla", "without a teacher"), ("kd-", "sparse", "of the sparse teacher")):
+    for prefix, plain, whose in (("", "vanilla", "alone"), ("kd-", "sparse", "students")):
         for setting in curves.vanilla_settings(levels):
             ways = [plain, *(prefix + name for name in REMEDIES), *(["early"] if not prefix else [])]
             rows = {name: METHODS[name].rows(levels, *setting) for name in ways}
@@ -129,7 +127,7 @@ def remedies(levels: pd.DataFrame) -> Figure:
             lines = [(way.label, rows[name], way.colour) for name, way in shown.items() if name != plain]
             if APART & shown.keys():
                 nothing = ("nothing else", rows[plain], METHODS["vanilla"].colour)
-                panels[f"{setting_name(*setting)}, {whose}"] = [nothing, *lines]
+                panels[f"{setting_name(*setting)}: {whose}"] = [nothing, *lines]
     return draw_panels(panels)
 
 

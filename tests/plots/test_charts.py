@@ -80,6 +80,20 @@ def test_a_label_has_one_colour_in_all_panels(levels):
     assert drawn == set(zip(scale["domain"], scale["range"], strict=True))
 
 
+def test_single_seeds_are_left_out_and_cannot_be_chosen_where_there_are_many_panels(levels):
+    settings = len(figures.distillation(levels).axes)
+    for times in (1, 13):
+        chart = figures.distillation(dict.fromkeys(map(str, range(times)), levels)).chart
+        many = times * settings > 12
+        assert (
+            {*points(chart["vconcat"][0])["seed"]} == {"mean"}
+            if many
+            else {"mean", "0"} <= {*points(chart["vconcat"][0])["seed"]}
+        )
+        seeds = next(param for param in chart["params"] if param["name"] == "seeds")
+        assert ("bind" in seeds) == (not many)
+
+
 def test_a_figure_without_curves_is_shown_as_its_picture_alone(levels):
     for figure in (figures.frontier(levels), figures.remedies(levels)):
         assert VEGA_LITE not in DisplayFormatter().format(figure)[0]

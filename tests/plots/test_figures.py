@@ -53,7 +53,7 @@ def test_remedies_are_drawn_alone_and_with_a_teacher_and_nowhere_else(levels):
     more = [plain.assign(method=method, teacher=teacher) for method, teacher in kinds.values()]
     both = pd.concat([plain, *more])
     figure = figures.remedies(both)
-    titles = ["MLP, ε = 0.3, without a teacher", "MLP, ε = 0.3, of the sparse teacher"]
+    titles = ["MLP, ε = 0.3: alone", "MLP, ε = 0.3: students"]
     assert [ax.get_title() for ax in figure.axes] == titles
     assert [len(ax.lines) for ax in figure.axes] == [3, 2]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [

@@ -14,6 +14,7 @@ NOTEBOOKS = {
     "03_distillation": "distils",
     "06_tau_alpha": "tunes",
     "08_mnist": "mnist",
+    "10_remedies": "digits-remedies",
     "00_tour": "always",
     "04_cost": "distils",
     "05_choose": "always",

@@ -49,9 +49,14 @@ def test_it_holds_every_level_of_every_run_of_its_profile(name, levels):
 def test_numbers_are_in_range_and_the_sparsities_follow_the_formula(name, levels):
     shares = ["noise_rate", "sparsity", "train_acc", "val_acc", "test_acc", "clean_fit", "memorised"]
     assert levels[shares].stack().between(0, 1).all()
-    left = (1 - load_profile(name).base["prune_share"]) ** levels["level"]
-    assert (levels["sparsity"] - (1 - left)).abs().max() < 1e-3
-    assert levels.groupby("run_id")["sparsity"].max().min() > 0.996
+    base = load_profile(name).base
+    more = levels["sparsity"] - (1 - (1 - base["prune_share"]) ** levels["level"])
+    if base.get("structure") == "units":  # a unit more than has to go may go, and one of each layer stays
+        assert more.min() > -1e-6
+        assert more.max() < 0.02
+    else:
+        assert more.abs().max() < 1e-3
+        assert levels.groupby("run_id")["sparsity"].max().min() > 0.996
     positive = ["seconds", "train_flops", "train_flops_sparse", "energy_kwh", "emissions_kg", "weight_std"]
     assert (levels[positive] > 0).all(axis=None)
     assert (levels["train_flops_sparse"] <= levels["train_flops"]).all()
@@ -85,12 +90,16 @@ MEMORISED = {"cifar10-small-vit": 0.6}
 """Of the wrong labels, where it is less than nine tenths: a ViT's twelve epochs a level are not enough for that."""
 
 
+FOLLOWS_THE_CLASS = {"digits-asymmetric"}
+"""Wrong labels that can be learned as a rule, by fewer weights than it takes to memorise single images."""
+
+
 @pytest.mark.parametrize("name", STORIES)  # studies may train for fewer schedules
 def test_the_networks_memorise_the_noise_before_they_cannot(name, levels):
     for arch, rate in vanilla_settings(levels):
         memorised = curves_of(vanilla(levels, arch, rate), "memorised").mean(axis=0)
         assert memorised.max() > MEMORISED.get(name, 0.9)
-        assert memorised[-1] < 0.3
+        assert memorised[-1] < (0.5 if name in FOLLOWS_THE_CLASS else 0.3)
 
 
 def test_a_curve_that_is_trained_again_gives_the_committed_rows(tmp_path):
@@ -128,5 +137,6 @@ def test_files_stay_small_and_figures_are_there(name):
         story |= {"distillation"}
     if any(exp.method == "l2" for exp in load_profile(name).experiments()):
         story |= {"l2_sweep", "weights"}
-    expected = story if name in STORIES else {"rebound", "sweet"}
+    own = load_profile(name).figures
+    expected = set(own) if own is not None else story if name in STORIES else {"rebound", "sweet"}
     assert drawn == {f"{figure}.{suffix}" for figure in expected for suffix in ("png", "pdf")}

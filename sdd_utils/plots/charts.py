@@ -40,14 +40,14 @@ def chart(views: dict[str, dict[str, Lines]], column: str = "test_acc", phases_o
     """One view below another, by what its ordinate is called, each with its panels, by title, of which one is shown.
 
     Ordinates are ``column``, a share, in %; behind them are the phases of the first view's line ``phases_of``. Hovering
-    shows a level, a click on the legend hides a curve, and below are switches for the interval and the single seeds
-    (of a dozen panels at most), and the choice of the panel.
+    shows a level, a click on the legend hides a curve, and below are switches for the mean, its interval and the single
+    seeds (of a dozen panels at most), and the choice of the panel.
     """
     first, *_ = views.values()
     few = sum(map(len, views.values())) <= 12  # the single seeds of more panels would make a notebook too large
     titles = list(dict.fromkeys(title for panels in views.values() for title in panels))
     colours = {label: to_hex(c) for panels in views.values() for lines in panels.values() for label, _, c in lines}
-    switches = (("interval", "95 % interval ", True), ("seeds", "single seeds ", False))
+    switches = (("mean", "mean ", True), ("interval", "95 % interval ", True), ("seeds", "single seeds ", False))
     params = [{"name": n, "value": on, "bind": {"input": "checkbox", "name": label}} for n, label, on in switches]
     params[-1] = params[-1] if few else {"name": "seeds", "value": False}
     choice = {"bind": {"input": "select", "options": titles, "name": " "}} if len(titles) > 1 else {}
@@ -88,7 +88,7 @@ def _view(name: str, panels: dict[str, Lines], column: str, spans: list[tuple], 
     layers = [
         layer("interval && datum.seed === 'mean'", {"type": "area", "opacity": 0.15}, ends),
         layer("seeds && datum.seed !== 'mean'", {"type": "line", "strokeWidth": 0.6}, each),
-        layer("datum.seed === 'mean'", {"type": "line", "point": {"size": 45}}, {"y": y, "tooltip": tooltip}),
+        layer("mean && datum.seed === 'mean'", {"type": "line", "point": {"size": 45}}, {"y": y, "tooltip": tooltip}),
     ]
     of_panel = {"transform": [{"filter": "datum.panel === panel"}]}
     layers = [of_panel | {"data": data, "encoding": {"x": x, "color": colour}, "layer": layers}]

@@ -83,11 +83,11 @@ def test_a_notebook_that_was_just_opened_draws_its_chart_and_hovering_says_what_
     assert re.search(r"seeds:\s*8", said)
 
 
-def test_a_panel_the_interval_and_the_seeds_can_be_chosen(opened):
+def test_the_mean_its_interval_the_seeds_and_a_panel_can_be_chosen(opened):
     page = opened("03_distillation")
     chart, choices = page.locator(".vega-embed canvas").first, page.locator(".vega-bind")
-    interval, seeds = (choices.locator("input").nth(number) for number in (0, 1))
-    for change in (interval.click, seeds.click, lambda: choices.locator("select").first.select_option(index=1)):
+    switches = [choices.locator("input").nth(number).click for number in range(3)]
+    for change in (*switches, lambda: choices.locator("select").first.select_option(index=1)):
         before = picture(chart)
         change()
         page.wait_for_function(CHANGED, arg=[chart.element_handle(), before])

@@ -20,6 +20,7 @@ NOTEBOOKS = {
     "05_choose": "always",
     "09_claims": "always",
     "07_cifar10": "several",
+    "11_variations": "several",
     "13_explore": "several",
 }
 """Our notebooks (the folder may hold others) in the order in which they are executed, those that train first, and of

@@ -35,13 +35,18 @@ STYLE = """
 .chart { background: white; color: black; overflow-x: auto }
 .chart svg { max-width: 100%; height: auto }
 .cell_output, .formula { overflow-x: auto; margin-bottom: 1rem }
+.cell_output :is(td, th) { padding: 0.1rem 0.6rem }
 """
 SETTINGS = {
     "project": "Sparse double descent",
-    "copyright": "the authors",
     "extensions": ["myst_nb", "scripts.site"],
     "html_theme": "sphinx_book_theme",
-    "html_theme_options": {"navbar_persistent": [], "use_download_button": False, "use_fullscreen_button": False},
+    "html_theme_options": {
+        "navbar_persistent": [],
+        "use_download_button": False,
+        "use_fullscreen_button": False,
+        "footer_content_items": [],
+    },
     "html_title": "Sparse double descent",
     "html_static_path": ["_static"],
     "html_context": {"default_mode": "auto"},
@@ -130,12 +135,22 @@ def _show(cell: nbformat.NotebookNode, path: Path, found: list[Path]) -> None:
             data["text/markdown"] = _linked(data["text/markdown"], path, found)
 
 
+def _entry(source: Path, page: str) -> str:
+    """A page in the list of all pages, in the order in which README names them; a notebook with its number."""
+    if not page.endswith(".ipynb"):
+        return page
+    title = nbformat.read(source / page, as_version=4).cells[0].source.splitlines()[0].removeprefix("# ")
+    return f"{Path(page).name.split('_')[0]} {title} </{page}>"
+
+
 def build(target: Path) -> None:
-    """Make the site in ``target``, whatever is there. Raises SddError."""
+    """Make the site in ``target``, in place of one that is there. Raises SddError, also where something else is."""
+    if target.exists() and not (target / ".buildinfo").exists() and (not target.is_dir() or any(target.iterdir())):
+        raise SddError(f"--to: {target} holds something else than a site; name a new folder")
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(temporary) / "source"
         pages = stage(source)
-        contents = "\n".join(sorted(page for page in pages if page != "index.md"))
+        contents = "\n".join(_entry(source, page) for page in pages if page != "index.md")
         with open(source / "index.md", "a", encoding="utf-8") as front:
             front.write(f"\n```{{toctree}}\n:hidden:\n:maxdepth: 1\n\n{contents}\n```\n")
         static = source / "_static"

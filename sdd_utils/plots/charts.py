@@ -13,7 +13,7 @@ from sdd_utils.analysis.dip import Estimate, curves_of, measure_dip
 PHASE_COLOURS = {"light": "#e8f1e8", "critical": "#f8dcd6", "sweet": "#dbe8f7", "collapsed": "#e6e6e6"}
 VEGA_LITE = "application/vnd.vegalite.v5+json"
 HOVER = {"line": "curve", "level": "level", "sparsity": "sparsity (%)", "left": "weights left (%)",
-         "weights": "prunable weights left", "shown": "%, 95 % interval", "known": "wrong labels memorised (%)",
+         "weights": "prunable weights left", "shown": "mean (%), 95 % interval", "known": "wrong labels memorised (%)",
          "seeds": "seeds"}  # fmt: skip
 
 Lines = list[tuple[str, pd.DataFrame, object]]  # what a panel shows: label, rows of one setting, colour

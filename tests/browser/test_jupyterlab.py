@@ -1,5 +1,7 @@
 """The charts in JupyterLab, as Chromium shows them; make test-browser."""
 
+import base64
+import io
 import os
 import re
 import secrets
@@ -11,8 +13,10 @@ import time
 from contextlib import closing
 
 import nbformat
+import numpy as np
 import pytest
 from looking import chromium, hovered
+from PIL import Image
 
 from sdd_utils.files import ROOT
 
@@ -79,7 +83,7 @@ def test_a_notebook_that_was_just_opened_draws_its_chart_and_hovering_says_what_
     page = opened("03_distillation")
     said = hovered(page, page.locator(".vega-embed canvas").first)
     assert re.search(r"curve:\s*\w", said)
-    assert re.search(r"%, 95 % interval:\s*\d+\.\d \[", said)
+    assert re.search(r"mean \(%\), 95 % interval:\s*\d+\.\d \[", said)
     assert re.search(r"seeds:\s*8", said)
 
 
@@ -112,16 +116,25 @@ def test_a_click_on_the_legend_hides_a_curve_and_another_shows_it_again(opened):
 def test_the_explorer_shows_other_curves_on_other_axes_and_looks_into_the_level_of_a_click(opened):
     page = opened("13_explore")
     chart, menus = page.locator(".vega-embed canvas").first, page.locator(".vega-bindings select")
-    choices = (("mnist: LeNet-300-100, ε = 0.2", "GFLOP", "memorised (%)"), ("digits: ViT, ε = 0.3",))
-    for menu, choice in [pair for one in choices for pair in enumerate(one)]:
+    first, shown = picture(chart), menus.nth(0).input_value()
+    choices = ((0, "mnist: LeNet-300-100, ε = 0.2"), (1, "GFLOP"), (2, "memorised (%)"), (0, "digits: ViT, ε = 0.3"))
+    for menu, choice in choices:
         before = picture(chart)
         menus.nth(menu).select_option(choice)
         page.wait_for_function(CHANGED, arg=[chart.element_handle(), before])
-    hovered(page, chart)
-    page.wait_for_timeout(200)
+    for menu, choice in ((1, "remaining weights (%)"), (2, "test accuracy (%)"), (0, shown)):
+        menus.nth(menu).select_option(choice)
+    page.wait_for_timeout(1000)
+    assert differing(picture(chart), first) < 0.01  # points that lie over each other may come in another order
+    box = chart.bounding_box()
+    page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 60)  # no point is there
+    page.wait_for_timeout(500)
     before = picture(chart)
+    assert differing(before, first) < 0.01
+    hovered(page, chart)
     page.mouse.down()
     page.mouse.up()
+    page.mouse.move(0, 0)
     page.wait_for_function(CHANGED, arg=[chart.element_handle(), before])
 
 
@@ -146,3 +159,11 @@ def test_a_cell_that_trains_shows_its_bar_and_then_there_is_a_chart(opened, lab,
 
 def picture(chart):
     return chart.evaluate("canvas => canvas.toDataURL()")
+
+
+def differing(one, other):
+    """The share of the pixels that differ between two pictures; 1 where they are of another size."""
+    found = [Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGB") for url in (one, other)]
+    if found[0].size != found[1].size:
+        return 1
+    return np.any(np.asarray(found[0]) != np.asarray(found[1]), axis=2).mean()

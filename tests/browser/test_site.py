@@ -81,11 +81,19 @@ def test_every_link_leads_somewhere_and_no_page_is_wider_than_a_phone(site, page
 def test_hovering_says_what_a_point_is(pages, size):
     page = pages("notebooks/03_distillation.html", size)
     said = hovered(page, page.locator(".chart svg").first)
-    assert re.search(r"%, 95 % interval\s*\d+\.\d \[", said)
+    assert re.search(r"mean \(%\), 95 % interval\s*\d+\.\d \[", said)
 
 
 def test_formulas_are_drawn(pages):
     assert "softmax" in pages("notebooks/03_distillation.html").locator("math").nth(2).text_content()
+
+
+def test_it_does_not_take_the_place_of_anything_else(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    for target in (tmp_path, tmp_path / "thesis.tex"):
+        with pytest.raises(SddError, match=f"--to: {target} holds something else than a site; name a new folder"):
+            build(target)
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
 
 
 def test_a_link_that_leads_nowhere_is_refused(tmp_path, monkeypatch):

@@ -112,10 +112,13 @@ clean: ## remove this machine's runs
 	@[ ! -L results/runs ] || echo "results/runs is a link, which is removed; the runs are left in $$(readlink -f results/runs)"
 	rm -rf results/runs
 
+# rfc3987-syntax checks international addresses, for which nothing here asks. Ray imports it by way of jsonschema in every
+# process of a cluster, and it takes a second, three times as long as all the rest of Ray.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.11 …")'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check uv==$(UV)
 	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(VENV) -r requirements.lock
+	$(VENV)/bin/uv pip uninstall --quiet --python $(VENV) rfc3987-syntax
 	$(VENV)/bin/uv pip install --quiet --python $(VENV) --no-deps --editable .
 	@touch $@

@@ -3,19 +3,20 @@
 python -m scripts.site [--to build/site]
 """
 
+import html
 import json
 import os
 import re
 import shutil
 import tempfile
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import click
 import nbformat
 import vl_convert
 from docutils import nodes
-from docutils.utils.math import latex2mathml
+from docutils.utils.math import MathError, latex2mathml
 from sphinx.application import Sphinx
 
 from sdd_utils.cli.commands import main
@@ -24,6 +25,7 @@ from sdd_utils.files import ROOT
 from sdd_utils.plots.charts import VEGA_LITE
 
 LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)\s]*)?\)")
+NO_LINK = re.compile(r"(```.*?```|`[^`\n]+`|<!--.*?-->)", re.DOTALL)  # code and comments
 CHART = '<div class="chart"><script type="application/json">{}</script></div>'
 DRAW = """
 document.querySelectorAll(".chart").forEach(chart => {
@@ -67,7 +69,10 @@ def setup(app: Sphinx) -> None:
 
 def _formula(translator: object, node: nodes.Element) -> None:
     block = isinstance(node, nodes.math_block)
-    formula = latex2mathml.tex2mathml(node.astext(), as_block=block)
+    try:
+        formula = latex2mathml.tex2mathml(node.astext(), as_block=block)
+    except (MathError, AttributeError):  # what it does not know is shown as it was written
+        formula = f"<code>{html.escape(node.astext())}</code>"
     translator.body.append(f'<div class="formula">{formula}</div>' if block else formula)
     raise nodes.SkipNode
 
@@ -115,9 +120,10 @@ def _linked(text: str, path: Path, found: list[Path]) -> str:
             raise SddError(f"{path}: links to {address}, which is not there")
         if target not in found:
             found.append(target)
-        return f"{before}{os.path.relpath(_page(target), Path(_page(path)).parent)}{anchor})"
+        return f"{before}{quote(os.path.relpath(_page(target), Path(_page(path)).parent))}{anchor})"
 
-    return LINK.sub(link, text)
+    parts = NO_LINK.split(text)
+    return "".join(part if number % 2 else LINK.sub(link, part) for number, part in enumerate(parts))
 
 
 def _show(cell: nbformat.NotebookNode, path: Path, found: list[Path]) -> None:
@@ -129,7 +135,7 @@ def _show(cell: nbformat.NotebookNode, path: Path, found: list[Path]) -> None:
     for output in cell.get("outputs", []):
         data = output.get("data", {})
         if VEGA_LITE in data:
-            chart = json.dumps(data.pop(VEGA_LITE)).replace("</", "<\\/")
+            chart = json.dumps(data.pop(VEGA_LITE)).replace("<", "\\u003c")
             output["data"] = {"text/html": CHART.format(chart)}
         elif "text/markdown" in data:
             data["text/markdown"] = _linked(data["text/markdown"], path, found)
@@ -164,14 +170,18 @@ def build(target: Path) -> None:
         app.build(force_all=True)
         if app.statuscode:
             raise SddError("the pages could not be made, see above")
+        new = target.with_name(f".{target.name}.new")  # the site that is there stays until the new one is beside it
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.copytree(made, new)
         shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(made, target)
+        new.rename(target)
 
 
 @click.command()
 @click.option("--to", "target", type=click.Path(path_type=Path), default=ROOT / "build" / "site", show_default=True)
 def site_command(target: Path) -> None:
     """Make README, notebooks and the rooms' READMEs into static pages."""
+    target = target.expanduser().resolve()
     build(target)
     click.echo(f"{target / 'index.html'}")
 

@@ -71,8 +71,7 @@ def digits(root: Path = DATA) -> tuple[Images, None]:
     try:
         raw = torch.from_numpy(np.loadtxt(file, delimiter=","))
     except (OSError, ValueError, EOFError) as error:
-        why = f"scikit-learn's own file cannot be read ({error})"
-        raise DataError(f"digits: {why}; install scikit-learn again") from None
+        raise DataError(f"digits: scikit-learn's own file cannot be read ({error}); install it again") from None
     if raw.shape != (1797, 65) or raw.min() < 0 or raw.max() > 16:
         raise DataError(f"digits: images and labels are {tuple(raw.shape)}, not (1797, 65) with values 0 to 16")
     images = raw[:, :-1].to(torch.uint8).reshape(-1, 1, 8, 8)
@@ -286,8 +285,7 @@ def source(name: str, size: int | None = None) -> tuple[Images, Images | None]:
     found = [len(pool.labels) - facts.test, facts.test] if test is None else [len(pool.labels), len(test.labels)]
     if (pool.images.shape[1:], pool.classes, found) != (facts.image_shape, facts.classes, numbers):
         there = f"{found} images of {tuple(pool.images.shape[1:])} and {pool.classes} classes"
-        said = f"{numbers}, {facts.image_shape} and {facts.classes}"
-        raise DataError(f"{name}: has {there}, and its entry in DATASETS says {said}")
+        raise DataError(f"{name}: has {there}, and its entry says {numbers}, {facts.image_shape} and {facts.classes}")
     return pool, test
 
 

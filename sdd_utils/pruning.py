@@ -174,12 +174,9 @@ def _remove_worst_unit(net: SparseNetwork, score: Tensor, links: list[tuple[str,
     mean = (scores[maker] * masks[maker]).flatten(1).sum(1) / left[maker]
     unit = mean.nan_to_num(torch.inf).argmin()  # nan: it has gone
     masks[maker][unit] = 0
-    _by_unit(masks, maker, reader)[:, unit] = 0
-
-
-def _by_unit(masks: dict[str, Tensor], maker: str, reader: str) -> Tensor:
-    """The reader's part of a mask as (readers, units, weights between them), a view."""
-    return masks[reader].flatten(1).unflatten(1, (len(masks[maker]), -1))
+    masks[reader].flatten(1).unflatten(1, (len(masks[maker]), -1))[:, unit] = (
+        0  # (readers, units, weights between them)
+    )
 
 
 def kept(net: SparseNetwork, exp: Experiment, level: int) -> int:
@@ -196,18 +193,28 @@ def check_left(net: SparseNetwork, exp: Experiment, level: int, left: int) -> No
 
 def check_levels(net: SparseNetwork, exp: Experiment) -> None:
     """Raise ConfigError unless every level leaves some weights, and visibly fewer than the one before."""
-    left, least = len(net.mask), 1
-    if exp.structure == "units":
-        masks = net.by_layer(ones := torch.ones_like(net.mask))
-        for maker, reader in unit_links(net.model):
-            masks[maker][1:] = 0
-            _by_unit(masks, maker, reader)[:, 1:] = 0
-        least = int(ones.count_nonzero())  # with one unit in each layer
+    links = unit_links(net.model) if exp.structure == "units" else []
+    every = {maker: len(net.layers[maker].weight) for maker, _ in links}
+    units, left = every, len(net.mask)
     for level in range(1, exp.levels + 1):
         before, left = left, kept(net, exp, level)
-        if left < least or before - left < RESOLUTION * len(net.mask):
+        if links:  # how many units go does not depend on their scores
+            units, most = dict(every if exp.one_shot else units), left if exp.one_shot else min(left, before - 1)
+            while all(units.values()) and (there := _weights_of(net, links, units)) > most:
+                units[max(units, key=lambda name: units[name] / every[name] * (units[name] > 1))] -= 1
+            left = there if all(units.values()) else before
+        if left < 1 or before - left < RESOLUTION * len(net.mask):
             there = f"there is hardly anything left to prune: {before} of {len(net.mask)} weights"
             raise ConfigError(f"levels: after {level - 1} of {exp.levels} {there}; give fewer")
+
+
+def _weights_of(net: SparseNetwork, links: list[tuple[str, str]], units: dict[str, int]) -> int:
+    """How many weights are left where each maker has so many units."""
+    left = dict(zip(net.layers, net.sizes, strict=True))
+    for maker, reader in links:
+        for name in (maker, reader):
+            left[name] = left[name] * units[maker] // len(net.layers[maker].weight)
+    return sum(left.values())
 
 
 def rewind(net: SparseNetwork, exp: Experiment, level: int) -> SparseNetwork:

@@ -151,7 +151,16 @@ def test_what_is_explored_can_be_taken_along(tmp_path):
     assert {param["name"]: param["value"] for param in chart["params"]}["across"] == "Wh"
 
 
-@pytest.mark.parametrize(("name", "wrong"), [("across", "time"), ("level", 99), ("curves", "cifar10-small: MLP")])
-def test_what_cannot_be_explored_is_refused_by_name(name, wrong, tmp_path):
-    with pytest.raises(papermill.PapermillExecutionError, match=f"{name}: should be one of"):
+WRONG = {
+    "across": ("time", "should be one of"),
+    "level": (True, "should be one of"),
+    "curves": ("cifar10-small: MLP", "should be one of"),
+    "profiles": (["digits-tau-alpha"], "the students of digits-tau-alpha have many τ and α"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_cannot_be_explored_is_refused_by_name(name, tmp_path):
+    wrong, why = WRONG[name]
+    with pytest.raises(papermill.PapermillExecutionError, match=f"{name}: {why}"):
         explored(tmp_path, **{name: wrong})

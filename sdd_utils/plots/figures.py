@@ -165,8 +165,6 @@ def frontier(levels: pd.DataFrame) -> Figure:
         ax.tick_params(axis="x", labelsize=7)
         ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         ax.xaxis.set_minor_formatter(NullFormatter())
-    for line in axes:
-        line[0].set_ylabel("test accuracy (%)")
     panels.shared_legend(fig, [*(method.label for method in METHODS.values()), RINGED], handletextpad=0)
     return fig
 

@@ -88,8 +88,6 @@ def draw_panels(panels: dict[str, Lines], phases_of: str | None = None, marked: 
         ax.set_title(title, fontsize=9, pad=14 if len(panels) == 1 else None)
         ax.legend(loc="lower left", fontsize=7).set_visible(not shared)
         sparsity_axis(ax)
-    for line in axes:
-        line[0].set_ylabel("test accuracy (%)")
     if shared:
         shared_legend(fig, [label for label, *_ in max(panels.values(), key=len)])
     else:
@@ -106,7 +104,7 @@ def shared_legend(fig: Figure, labels: list[str], **style) -> None:
 
 
 def panel_grid(panels: int, columns: int = 3) -> tuple[Figure, np.ndarray]:
-    """A figure and its axes, (lines, columns), for so many panels side by side; axes beyond them are not shown."""
+    """A figure and its axes, (lines, columns), for so many panels of accuracy; axes beyond them are not shown."""
     columns = min(columns, panels)
     lines = -(-panels // columns)
     width = COLUMN * (2 if columns > 1 else 1.2)
@@ -115,6 +113,8 @@ def panel_grid(panels: int, columns: int = 3) -> tuple[Figure, np.ndarray]:
     )
     for ax in axes.flat[panels:]:
         ax.set_visible(False)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("test accuracy (%)")
     return fig, axes
 
 

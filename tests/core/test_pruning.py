@@ -299,6 +299,37 @@ def test_more_levels_than_there_are_units_are_refused(small):
         prune(net, exp, level, NO_DATA)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"arch": "mlp", "width": 8, "prune_share": 0.05, "levels": 4, "one_shot": True},
+        {"arch": "mlp", "width": 32, "prune_share": 0.2, "levels": 16},
+        {"arch": "resnet18", "width": 8, "prune_share": 0.2, "levels": 17},
+        {"arch": "resnet18", "width": 8, "prune_share": 0.2, "levels": 17, "one_shot": True},
+    ],
+)
+def test_levels_that_units_cannot_make_are_refused_before_anything_is_trained(small, settings):
+    """Up to there each level has fewer weights than the one before; the one that is refused has not, or cannot be."""
+    exp = small(structure="units", **settings)
+    with pytest.raises(ConfigError, match=r"levels: after \d+ of") as error:
+        check_levels(new_network(exp), exp)
+    last, left = int(re.search(r"after (\d+)", str(error.value))[1]), []
+    assert last < exp.levels
+    check_levels(new_network(exp), exp.model_copy(update={"levels": last}))
+    net = new_network(exp)
+    for level in range(1, last + 1):
+        net = new_network(exp) if exp.one_shot else net
+        prune(net, exp, level, NO_DATA)
+        left.append(net.remaining)
+    assert left == sorted(set(left), reverse=True)
+    if exp.one_shot:
+        prune(net := new_network(exp), exp, last + 1, NO_DATA)
+        assert net.remaining == left[-1]
+    else:
+        with pytest.raises(ConfigError, match="no layer has a unit more"):
+            prune(net, exp, last + 1, NO_DATA)
+
+
 def test_units_of_a_network_that_has_none_are_not_looked_for(small, monkeypatch):
     monkeypatch.setattr("sdd_utils.models.unit_links", lambda model: [])
     with pytest.raises(ConfigError, match="structure: mlp has no units that a single layer reads; prune its weights"):

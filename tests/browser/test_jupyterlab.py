@@ -80,7 +80,7 @@ def opened(browser, lab):
 
 
 def test_a_notebook_that_was_just_opened_draws_its_chart_and_hovering_says_what_a_point_is(opened):
-    page = opened("03_distillation")
+    page = opened("00_tour")
     said = hovered(page, page.locator(".vega-embed canvas").first)
     assert re.search(r"curve:\s*\w", said)
     assert re.search(r"mean \(%\), 95 % interval:\s*\d+\.\d \[", said)

@@ -8,6 +8,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 READY := $(VENV)/.ready
 UV := 0.13.9
+COMPILE := $(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	--no-annotate --quiet
 # Notebooks start this Python, whatever kernels there are on the machine, and pip installs into .venv alone.
 export JUPYTER_PATH := $(abspath $(VENV))/share/jupyter$(addprefix :,$(JUPYTER_PATH))
 export PIP_USER := 0
@@ -103,10 +105,8 @@ faults: $(READY) ## disturb N (default: 200) real sweeps in every way, compare, 
 	$(VENV)/bin/python tests/faults/inject.py --faults $(N) --record results/reference/faults
 
 lock: $(READY) ## choose the versions in requirements.lock anew
-	$(VENV)/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
-		--generate-hashes --no-emit-index-url --no-header --no-annotate --quiet -o requirements.lock
-	$(VENV)/bin/uv pip compile --group analysis --constraint requirements.lock --universal --python-version 3.11 \
-		--generate-hashes --no-emit-index-url --no-header --no-annotate --quiet -o binder/requirements.txt
+	$(COMPILE) pyproject.toml --all-extras --upgrade -o requirements.lock
+	$(COMPILE) --group analysis --constraint requirements.lock -o binder/requirements.txt
 
 clean: ## remove this machine's runs
 	@[ ! -L results/runs ] || echo "results/runs is a link, which is removed; the runs are left in $$(readlink -f results/runs)"

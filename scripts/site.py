@@ -19,7 +19,7 @@ from docutils import nodes
 from docutils.utils.math import MathError, latex2mathml
 from sphinx.application import Sphinx
 
-from sdd_utils.cli.commands import main
+from sdd_utils.cli.commands import FOLDER, main
 from sdd_utils.errors import SddError
 from sdd_utils.files import ROOT
 from sdd_utils.plots.charts import VEGA_LITE
@@ -78,9 +78,10 @@ def _formula(translator: object, node: nodes.Element) -> None:
 
 
 def stage(folder: Path, start: Path = ROOT / "README.md") -> list[str]:
-    """Copy into ``folder`` whatever can be reached by links from ``start``, as Sphinx reads it; the pages' names.
+    """Copy into ``folder`` whatever can be reached by links from ``start``, as Sphinx reads it; the list of its pages.
 
-    Raises SddError where a link leads nowhere.
+    They come in the order in which the links do, notebooks with their numbers. Raises SddError where a link leads
+    nowhere.
     """
     found, pages = [start], []
     for path in found:
@@ -89,15 +90,16 @@ def stage(folder: Path, start: Path = ROOT / "README.md") -> list[str]:
         if path.suffix == ".md":
             text = _linked(path.read_text(encoding="utf-8"), path, found)
             target.write_text(text, encoding="utf-8")
+            pages.append(_page(path))
         elif path.suffix == ".ipynb":
             notebook = nbformat.read(path, as_version=4)
             for cell in notebook.cells:
                 _show(cell, path, found)
             nbformat.write(notebook, target)
+            title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
+            pages.append(f"{path.stem.split('_')[0]} {title} </{_page(path)}>")
         else:
             shutil.copy(path, target)
-        if path.suffix in {".md", ".ipynb"}:
-            pages.append(_page(path))
     return pages
 
 
@@ -141,22 +143,14 @@ def _show(cell: nbformat.NotebookNode, path: Path, found: list[Path]) -> None:
             data["text/markdown"] = _linked(data["text/markdown"], path, found)
 
 
-def _entry(source: Path, page: str) -> str:
-    """A page in the list of all pages, in the order in which README names them; a notebook with its number."""
-    if not page.endswith(".ipynb"):
-        return page
-    title = nbformat.read(source / page, as_version=4).cells[0].source.splitlines()[0].removeprefix("# ")
-    return f"{Path(page).name.split('_')[0]} {title} </{page}>"
-
-
 def build(target: Path) -> None:
     """Make the site in ``target``, in place of one that is there. Raises SddError, also where something else is."""
     if target.exists() and not (target / ".buildinfo").exists() and (not target.is_dir() or any(target.iterdir())):
         raise SddError(f"--to: {target} holds something else than a site; name a new folder")
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(temporary) / "source"
-        pages = stage(source)
-        contents = "\n".join(_entry(source, page) for page in pages if page != "index.md")
+        _, *pages = stage(source)  # but for the front page itself
+        contents = "\n".join(pages)
         with open(source / "index.md", "a", encoding="utf-8") as front:
             front.write(f"\n```{{toctree}}\n:hidden:\n:maxdepth: 1\n\n{contents}\n```\n")
         static = source / "_static"
@@ -178,10 +172,9 @@ def build(target: Path) -> None:
 
 
 @click.command()
-@click.option("--to", "target", type=click.Path(path_type=Path), default=ROOT / "build" / "site", show_default=True)
+@click.option("--to", "target", type=FOLDER, default=ROOT / "build" / "site", show_default=True)
 def site_command(target: Path) -> None:
     """Make README, notebooks and the rooms' READMEs into static pages."""
-    target = target.expanduser().resolve()
     build(target)
     click.echo(f"{target / 'index.html'}")
 

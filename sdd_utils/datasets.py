@@ -6,6 +6,7 @@ torchvision are imported by the functions that read: a dataset's name and its nu
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -71,7 +72,8 @@ def digits(root: Path = DATA) -> tuple[Images, None]:
     try:
         raw = torch.from_numpy(np.loadtxt(file, delimiter=","))
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"digits: scikit-learn's own file cannot be read ({error}); install it again") from None
+        why = f"scikit-learn's own file cannot be read ({error})"
+        raise DataError(f"digits: {why}; install scikit-learn again") from None
     if raw.shape != (1797, 65) or raw.min() < 0 or raw.max() > 16:
         raise DataError(f"digits: images and labels are {tuple(raw.shape)}, not (1797, 65) with values 0 to 16")
     images = raw[:, :-1].to(torch.uint8).reshape(-1, 1, 8, 8)
@@ -86,35 +88,23 @@ MNIST_FILES = {  # as torchvision unpacks them, and their MD5 sums
 }
 
 
-def mnist(root: Path) -> tuple[Images, Images]:
-    """MNIST's training and test images from torchvision's folder in ``root``. Raises DataError as ``cifar`` does."""
-    from torchvision.datasets.mnist import read_image_file, read_label_file
-
-    folder = root / "MNIST" / "raw"
-    for file, md5 in MNIST_FILES.items():
-        _check_file("mnist", folder / file, md5, f"torchvision's folder MNIST into {root}")
-
-    def images(part: str) -> Images:
-        pixels = read_image_file(str(folder / f"{part}-images-idx3-ubyte")).unsqueeze(1)
-        return Images(pixels, read_label_file(str(folder / f"{part}-labels-idx1-ubyte")), 10).check(f"mnist: {folder}")
-
-    return images("train"), images("t10k")
-
-
-def fashion_mnist(root: Path) -> tuple[Images, Images]:
-    """Fashion-MNIST, from the compressed files in torchvision's folder in ``root``. Raises as ``cifar`` does."""
-    import gzip
-
+def _in_mnists_format(name: str, folder: str, root: Path) -> tuple[Images, Images]:
+    """Training and test images from torchvision's folder in ``root``. Raises DataError as ``cifar`` does."""
     import torch
     from torchvision.datasets import FashionMNIST
 
-    folder, parts = root / "FashionMNIST" / "raw", []
-    for file, md5 in FashionMNIST.resources:
-        _check_file("fashion_mnist", folder / file, md5, f"torchvision's folder FashionMNIST into {root}")
-        values = torch.frombuffer(bytearray(gzip.decompress((folder / file).read_bytes())), dtype=torch.uint8)
+    raw, parts = root / folder / "raw", []
+    for file, md5 in MNIST_FILES.items() if name == "mnist" else FashionMNIST.resources:
+        _check_file(name, raw / file, md5, f"torchvision's folder {folder} into {root}")
+        content = (raw / file).read_bytes()
+        content = gzip.decompress(content) if file.endswith(".gz") else content
+        values = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         parts.append(values[16:].reshape(-1, 1, 28, 28) if "images" in file else values[8:].long())  # after a header
-    train, test = (Images(*parts[i : i + 2], 10).check(f"fashion_mnist: {folder}") for i in (0, 2))
-    return train, test
+    return tuple(Images(*parts[i : i + 2], 10).check(f"{name}: {raw}") for i in (0, 2))
+
+
+mnist = partial(_in_mnists_format, "mnist", "MNIST")
+fashion_mnist = partial(_in_mnists_format, "fashion_mnist", "FashionMNIST")
 
 
 def svhn(root: Path) -> tuple[Images, Images]:
@@ -285,7 +275,8 @@ def source(name: str, size: int | None = None) -> tuple[Images, Images | None]:
     found = [len(pool.labels) - facts.test, facts.test] if test is None else [len(pool.labels), len(test.labels)]
     if (pool.images.shape[1:], pool.classes, found) != (facts.image_shape, facts.classes, numbers):
         there = f"{found} images of {tuple(pool.images.shape[1:])} and {pool.classes} classes"
-        raise DataError(f"{name}: has {there}, and its entry says {numbers}, {facts.image_shape} and {facts.classes}")
+        said = f"{numbers}, {facts.image_shape} and {facts.classes}"
+        raise DataError(f"{name}: has {there}, and its entry in DATASETS says {said}")
     return pool, test
 
 

@@ -167,16 +167,20 @@ def _remove_worst_unit(net: SparseNetwork, score: Tensor, links: list[tuple[str,
     weights would all go first. Of each layer one unit stays. Raises ConfigError when no more can go."""
     masks, scores = net.by_layer(net.mask), net.by_layer(score)
     left = {maker: masks[maker].flatten(1).sum(1) for maker, _ in links}
-    shares = {maker: weights.count_nonzero().item() / len(weights) for maker, weights in left.items()}
-    maker, reader = max(links, key=lambda link: shares[link[0]] * (left[link[0]].count_nonzero().item() > 1))
-    if left[maker].count_nonzero() < 2:
+    units = {maker: int(weights.count_nonzero()) for maker, weights in left.items()}
+    maker = _thickest(net, units)
+    if units[maker] < 2:
         raise ConfigError("levels: no layer has a unit more to prune; give fewer")
     mean = (scores[maker] * masks[maker]).flatten(1).sum(1) / left[maker]
     unit = mean.nan_to_num(torch.inf).argmin()  # nan: it has gone
     masks[maker][unit] = 0
-    masks[reader].flatten(1).unflatten(1, (len(masks[maker]), -1))[:, unit] = (
-        0  # (readers, units, weights between them)
-    )
+    between = masks[dict(links)[maker]].flatten(1).unflatten(1, (len(masks[maker]), -1))  # (readers, units, weights)
+    between[:, unit] = 0
+
+
+def _thickest(net: SparseNetwork, units: dict[str, int]) -> str:
+    """The layer that has the largest share of its units left, of those that have more than one, if any has."""
+    return max(units, key=lambda maker: units[maker] / len(net.layers[maker].weight) * (units[maker] > 1))
 
 
 def kept(net: SparseNetwork, exp: Experiment, level: int) -> int:
@@ -201,7 +205,7 @@ def check_levels(net: SparseNetwork, exp: Experiment) -> None:
         if links:  # how many units go does not depend on their scores
             units, most = dict(every if exp.one_shot else units), left if exp.one_shot else min(left, before - 1)
             while all(units.values()) and (there := _weights_of(net, links, units)) > most:
-                units[max(units, key=lambda name: units[name] / every[name] * (units[name] > 1))] -= 1
+                units[_thickest(net, units)] -= 1
             left = there if all(units.values()) else before
         if left < 1 or before - left < RESOLUTION * len(net.mask):
             there = f"there is hardly anything left to prune: {before} of {len(net.mask)} weights"

@@ -110,8 +110,10 @@ def distillation(levels: pd.DataFrame | dict[str, pd.DataFrame]) -> Figure:
     """Vanilla beside its students: one panel for each (architecture, ε) that has students; vanilla's phases behind.
     Of several profiles, by a title, all in one figure."""
     several = {f"{title}: ": rows for title, rows in levels.items()} if isinstance(levels, dict) else {"": levels}
-    settings = curves.distilled_settings
-    panels = {t + setting_name(*s): _methods(rows, *s) for t, rows in several.items() for s in settings(rows)}
+    panels = {}
+    for title, rows in several.items():
+        for setting in curves.distilled_settings(rows):
+            panels[title + setting_name(*setting)] = _methods(rows, *setting)
     return draw_panels(panels, phases_of=METHODS["vanilla"].label)
 
 

@@ -40,8 +40,6 @@ from sdd_utils.tables import WEIGHT_BIN, WEIGHT_BINS
 from sdd_utils.training import compile_ahead
 
 SAVE_SECONDS = 120.0  # within a long level the state is saved at the end of the first epoch after so much time
-
-
 AfterLevel = Callable[[pd.DataFrame], object]  # called with the levels so far
 
 

@@ -51,7 +51,7 @@ def test_a_kind_of_noise_that_nothing_draws_is_not_taken_for_another(small):
 
 def test_a_dataset_is_what_the_settings_take_it_for(small, monkeypatch):
     monkeypatch.setitem(DATASETS, "digits", replace(DATASETS["digits"], train=900))
-    with pytest.raises(DataError, match=r"digits: has \[1000, 797\] images .*entry says \[900, 797\]"):
+    with pytest.raises(DataError, match=r"digits: has \[1000, 797\] images .*entry in DATASETS says \[900, 797\]"):
         load(small())
 
 

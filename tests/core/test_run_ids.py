@@ -18,6 +18,7 @@ FROZEN = {
     "digits-full": (620, "cd8f9b4f1a66ccac"),
     "digits-gradient": (40, "4d2cbbe093302f29"),
     "digits-init": (40, "486f948ac6a19460"),
+    "digits-l2-map": (319, "3c22a0c8f78c8bbf"),
     "digits-one-shot": (90, "1d44082a30452169"),
     "digits-pair-flip": (40, "a0c60a41cb1fbc3b"),
     "digits-random": (40, "dd8653a965e4611d"),

@@ -15,6 +15,7 @@ NOTEBOOKS = {
     "06_tau_alpha": "tunes",
     "08_mnist": "mnist",
     "10_remedies": "digits-remedies",
+    "12_when_l2": "digits-l2-map",
     "00_tour": "always",
     "04_cost": "distils",
     "05_choose": "always",
@@ -22,6 +23,7 @@ NOTEBOOKS = {
     "07_cifar10": "several",
     "11_variations": "several",
     "13_explore": "several",
+    "14_redense": "several",
 }
 """Our notebooks (the folder may hold others) in the order in which they are executed, those that train first, and of
 which profiles each speaks: of all, of a kind, of several that it names itself, or of the one that is named here."""

@@ -10,9 +10,11 @@ from conftest import HANG
 
 from scripts.notebooks import NOTEBOOKS, notebooks_of
 from sdd_utils.analysis.claims import claims_table
-from sdd_utils.files import ROOT
+from sdd_utils.data import load
+from sdd_utils.files import ROOT, read_csv
 from sdd_utils.plots.charts import VEGA_LITE
-from sdd_utils.profiles import load_profile
+from sdd_utils.profiles import load_profile, select
+from sdd_utils.pruning_loop import iterative_pruning
 from sdd_utils.study import Study
 
 FOLDER = ROOT / "notebooks"
@@ -24,6 +26,7 @@ CONSTANTS = {
     "0.03",  # the smallest λ that the paper shows weights of
     "20 %",  # of the weights are removed a level, in the paper
     "95 %",  # intervals
+    "2208.08003",  # on arXiv
 }  # fmt: skip
 """Numbers of the method, all that a text may say which is not computed."""
 
@@ -164,3 +167,17 @@ def test_what_cannot_be_explored_is_refused_by_name(name, tmp_path):
     wrong, why = WRONG[name]
     with pytest.raises(papermill.PapermillExecutionError, match=f"{name}: {why}"):
         explored(tmp_path, **{name: wrong})
+
+
+def test_what_no_setting_does_a_notebook_trains_beside_the_curve(tmp_path):
+    source, executed = FOLDER / "14_redense.ipynb", tmp_path / "executed.ipynb"
+    parameters = {"profile": "smoke", "results": str(tmp_path)}
+    papermill.execute_notebook(source, executed, parameters, cwd=FOLDER, progress_bar=False, start_timeout=HANG)
+    levels = read_csv(tmp_path / "redense" / "smoke.csv")
+    assert len(levels) == 3 * 3 * 7  # seeds, ways, levels
+    exp = select(load_profile("smoke").experiments(), "arch=mlp,noise_rate=0.3,method=vanilla,seed=1")[0]
+    alone = [level.test_acc for level in iterative_pruning(exp, load(exp))]
+    beside = levels[(levels["seed"] == 1) & (levels["way"] == "pruned")]["test_acc"]
+    assert beside.tolist() == pytest.approx(alone, rel=1e-5)
+    last = levels[levels["level"] == 6].groupby("way")["test_acc"].mean()
+    assert last.nunique() == 3

@@ -2,6 +2,7 @@
 
 import re
 
+import nbformat
 import pandas as pd
 import pytest
 
@@ -144,6 +145,14 @@ def test_every_notebook_is_listed_with_what_it_trains():
         (line,) = [line for line in README.splitlines() if line.startswith(f"| [{name}]")]
         if name in trains:
             assert line.endswith(f" {minutes[trains[name]]:.0f} min |")
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_numbers_in_the_list_of_notebooks_are_in_their_answers(name):
+    answer = next(line.split("|")[3] for line in README.splitlines() if line.startswith(f"| [{name}]"))
+    cell = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells[-1]
+    said = "".join(output["data"].get("text/markdown", "") for output in cell.outputs)
+    assert set(re.findall(r"\d+(?:\.\d+)?", answer)) <= set(re.findall(r"\d+(?:\.\d+)?", said))
 
 
 @pytest.mark.parametrize("text", [README, *map(room, ROOMS)], ids=["README", *ROOMS])

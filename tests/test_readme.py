@@ -25,6 +25,10 @@ def room(name):
     return (ROOT / name / "README.md").read_text(encoding="utf-8")
 
 
+def cells_of(notebook):
+    return nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
+
+
 def test_it_is_short():
     assert README.count("\n") <= 150
 
@@ -145,13 +149,19 @@ def test_every_notebook_is_listed_with_what_it_trains():
         (line,) = [line for line in README.splitlines() if line.startswith(f"| [{name}]")]
         if name in trains:
             assert line.endswith(f" {minutes[trains[name]]:.0f} min |")
+        elif "profile" in line:
+            (cell,) = [cell for cell in cells_of(name) if "parameters" in cell.metadata.get("tags", [])]
+            settings = {}
+            exec(cell.source, settings)
+            own = settings["profiles"] if "profiles" in settings else [settings["profile"]]
+            took = sum(load_levels(profile)["seconds"].sum() for profile in own if profile != "digits") / 60
+            assert line.endswith(f", {took:.0f} min |")
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_numbers_in_the_list_of_notebooks_are_in_their_answers(name):
     answer = next(line.split("|")[3] for line in README.splitlines() if line.startswith(f"| [{name}]"))
-    cell = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells[-1]
-    said = "".join(output["data"].get("text/markdown", "") for output in cell.outputs)
+    said = "".join(output["data"].get("text/markdown", "") for output in cells_of(name)[-1].outputs)
     assert set(re.findall(r"\d+(?:\.\d+)?", answer)) <= set(re.findall(r"\d+(?:\.\d+)?", said))
 
 

@@ -15,6 +15,7 @@ FROZEN = {
     "cifar10n-tiny": (9, "76f6e11e660aeba8"),
     "digits": (164, "acf4d954cbdac78b"),
     "digits-asymmetric": (40, "4ae7e7619f59ab65"),
+    "digits-extreme": (90, "a4f8e9b3b58fba71"),
     "digits-full": (620, "cd8f9b4f1a66ccac"),
     "digits-gradient": (40, "4d2cbbe093302f29"),
     "digits-init": (40, "486f948ac6a19460"),

@@ -202,10 +202,8 @@ class Experiment(Settings):
             known = ", ".join(name for name, facts in DATASETS.items() if facts.confused)
             raise ValueError(f"noise_kind: asymmetric needs classes that are confused, as {known} have them")
         if self.noise_rate > most:
-            what = f"of {len(self.facts.confused)} of {self.facts.classes} classes"
-            raise ValueError(
-                f"noise_rate: {self.noise_rate:g} is more than {most:g}: {what} most labels would be wrong"
-            )
+            what = f"of {len(self.facts.confused)} of {self.facts.classes} classes most labels would be wrong"
+            raise ValueError(f"noise_rate: {self.noise_rate:g} is more than {most:g}: {what}")
 
     def _check_human_labels(self) -> None:
         known = self.facts.human.shares if self.facts.human else None

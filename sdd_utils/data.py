@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdd_utils.config import Experiment
-from sdd_utils.datasets import Dataset, Images, human_labels, source
+from sdd_utils.datasets import Dataset, human_labels, source
 from sdd_utils.errors import DataError
+from sdd_utils.readers import Images
 from sdd_utils.seeding import generator
 
 
@@ -87,9 +88,7 @@ def asymmetric(pool: Images, parts: list[Tensor], exp: Experiment, rng: torch.Ge
     return _confused(pool, parts, exp, rng, exp.facts.confused)
 
 
-def _confused(
-    pool: Images, parts: list[Tensor], exp: Experiment, rng: torch.Generator, other: dict[int, int]
-) -> Tensor:
+def _confused(pool: Images, parts: list[Tensor], exp: Experiment, rng: torch.Generator, other: dict) -> Tensor:
     taken_for = torch.tensor([other.get(label, label) for label in range(pool.classes)])[pool.labels]
     noisy = pool.labels.clone()
     for part in parts:

@@ -37,9 +37,8 @@ class Dataset(Settings):
 
 Rates = Annotated[list[Share], Field(min_length=1)]
 Numbers = Annotated[list[Number], Field(min_length=1)]  # of a grid, which without any would be empty
-Differences = Annotated[
-    list[dict], Field(min_length=1), BeforeValidator(listed)
-]  # each: fields of Experiment that differ
+# Each: fields of Experiment that differ
+Differences = Annotated[list[dict], Field(min_length=1), BeforeValidator(listed)]
 
 
 class Regularisation(Settings):

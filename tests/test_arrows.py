@@ -15,7 +15,7 @@ MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path
 MODULES = {name.removesuffix(".__init__"): path for name, path in MODULES.items()}
 
 CORE = {
-    *("seeding", "settings", "datasets", "data", "models", "pruning", "losses", "distillation", "training"),
+    *("seeding", "settings", "readers", "datasets", "data", "models", "pruning", "losses", "distillation", "training"),
     *("evaluation", "execution", "pruning_loop", "config", "files", "errors", "tables", "profiles"),
 }
 PARTS = {"analysis", "plots", "metrics", "runner", "cli"}

@@ -72,7 +72,8 @@ def cli() -> None:
 
     \b
     Examples:
-      python -m sdd_utils run --profile digits --only arch=mlp --time-budget 9m
+      python -m sdd_utils run --profile digits --only method=kd,arch=vit --time-budget 1h30m
+      python -m sdd_utils run --profile paper --device cuda --gpu-share 0.5 --cluster 10.0.0.1:6379
       python -m sdd_utils status --profile digits
       python -m sdd_utils verify --profile digits
       python -m sdd_utils export --profile digits --only method=kd > kd.csv
@@ -84,14 +85,7 @@ def cli() -> None:
 @only_option
 @training_options
 def run_command(profile: str, only: str, time_budget: float | None, results: Path, **how: str | float | None) -> None:
-    """Train what is not finished, and go on with what was interrupted.
-
-    \b
-    Examples:
-      python -m sdd_utils run --profile smoke
-      python -m sdd_utils run --profile digits --only method=kd,arch=vit --time-budget 1h30m
-      python -m sdd_utils run --profile paper --device cuda --gpu-share 0.5 --cluster 10.0.0.1:6379
-    """
+    """Train what is not finished, and go on with what was interrupted."""
     from sdd_utils.runner.sweep import train  # torch takes seconds, and figures and tables need none of it
 
     outcome = train(experiments_of(profile, only), results / profile, seconds=time_budget, **how)

@@ -37,9 +37,8 @@ def commit() -> str:
         if _git("rev-parse", "--show-cdup"):  # the repository is one further up
             return "unknown: the folder is no repository of its own"
         named = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")  # no tag's name instead
-        new = _git(
-            "ls-files", "--others", "--", "sdd_utils/*.py"
-        )  # what the user's git ignores is imported all the same
+        # What the user's git ignores is imported all the same
+        new = _git("ls-files", "--others", "--", "sdd_utils/*.py")
         hidden = [line for line in _git("ls-files", "-v", "sdd_utils").splitlines() if line[0] != "H"]  # from --dirty
     except (OSError, subprocess.CalledProcessError) as error:  # no git on this machine, or not its owner's repository
         said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]

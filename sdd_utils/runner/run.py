@@ -21,17 +21,7 @@ from sdd_utils.metrics.energy import energy_meter
 from sdd_utils.metrics.flops import training_flops
 from sdd_utils.pruning import SparseNetwork, new_network
 from sdd_utils.pruning_loop import iterative_pruning
-from sdd_utils.runner.checkpoints import (
-    History,
-    drop_levels,
-    has_provenance,
-    level_file,
-    restore,
-    resume,
-    save,
-    tables_of,
-    unsound,
-)
+from sdd_utils.runner import checkpoints
 from sdd_utils.runner.integrity import finalise, finished, repair
 from sdd_utils.runner.locks import claimed, hold
 from sdd_utils.runner.provenance import commit, provenance
@@ -65,7 +55,7 @@ def run_experiment(
     if must_stop(deadline):
         raise Stopped
     with claimed(run) as lock:
-        repair(run, unsound(run, exp))
+        repair(run, checkpoints.unsound(run, exp))
         if not finished(exp, folder):
             _train(exp, run, device, deadline, lock, after_level or (lambda levels: None))
     return run
@@ -81,10 +71,10 @@ def _train(
     data = load(exp, device)
     teacher, teacher_level = load_teacher(exp, run.parent, device)
     net = new_network(exp, device)
-    history, partial = resume(run, exp, net)
+    history, partial = checkpoints.resume(run, exp, net)
     dense = None
     if exp.one_shot and history.levels:
-        restore(level_file(run, 0), exp, dense := new_network(exp, device))
+        checkpoints.restore(checkpoints.level_file(run, 0), exp, dense := new_network(exp, device))
     before = history.levels
     write_tables(run, exp, history)  # a kill may have come between the state and the tables
     segment = SegmentClock(history, device, deadline, lock)
@@ -92,7 +82,7 @@ def _train(
     def after_epoch(net: SparseNetwork, state: Callable[[], dict[str, Tensor]]) -> None:
         if segment.must_save():
             segment.end()
-            save(run, exp, net, history, state())
+            checkpoints.save(run, exp, net, history, state())
             segment.begin()
 
     curve = iterative_pruning(exp, data, teacher, (net, history.levels, partial), after_epoch, dense)
@@ -107,14 +97,14 @@ def _train(
         flops["train_flops_sparse"] = training_flops(exp, level.epochs, *densities)
         history.rows.append(level.row | flops | level_cost(history.segments, level.level))
         history.histograms.append(weight_histogram(level.network))
-        save(run, exp, level.network, history, {})
+        checkpoints.save(run, exp, level.network, history, {})
         after_level(write_tables(run, exp, history))
 
     hold(lock)
-    drop_levels(run, exp, net, history)
+    checkpoints.drop_levels(run, exp, net, history)
     write_json(run / "config.json", exp.model_dump(mode="json"))  # again: it may have been damaged meanwhile
     write_tables(run, exp, history)
-    if before <= exp.levels or not has_provenance(run):  # else this process has trained nothing
+    if before <= exp.levels or not checkpoints.has_provenance(run):  # else this process has trained nothing
         record["commit"] = ", ".join(dict.fromkeys(s.get("commit") or record["commit"] for s in history.segments))
         teaches = {"run_id": exp.teacher.experiment.run_id, "level": teacher_level} if exp.teacher else None
         write_json(run / "provenance.json", {**record, "ended": _now(), "teacher": teaches})
@@ -124,7 +114,7 @@ def _train(
 class SegmentClock:
     """The clock and the energy meter of a run's segments, one or more a level. What a kill lost is not counted."""
 
-    def __init__(self, history: History, device: str, deadline: float, lock: SoftFileLease):
+    def __init__(self, history: checkpoints.History, device: str, deadline: float, lock: SoftFileLease):
         self.history, self.deadline, self.lock = history, deadline, lock
         self.meter = energy_meter(device)
         last = history.rows[-1] if history.rows else {}
@@ -158,9 +148,9 @@ class SegmentClock:
         self.history.segments.append({"level": self.history.levels, "seconds": seconds, "commit": commit(), **record})
 
 
-def write_tables(run: Path, exp: Experiment, history: History) -> pd.DataFrame:
+def write_tables(run: Path, exp: Experiment, history: checkpoints.History) -> pd.DataFrame:
     """levels.csv, which it returns, weights.csv and emissions.csv; see ``checkpoints.tables_of``."""
-    tables = tables_of(exp, history, run.parent.name)
+    tables = checkpoints.tables_of(exp, history, run.parent.name)
     for name, table in tables.items():
         write_csv(run / f"{name}.csv", table)
     return tables["levels"]
@@ -188,13 +178,13 @@ def load_teacher(exp: Experiment, folder: Path, device: str = "cpu") -> tuple[Sp
     run = folder / teacher.run_id
     if not finished(teacher, folder):
         raise ResultsMissing(f"{exp.run_id}: its teacher {run.name} has not been trained in {folder}")
-    for name, why in unsound(run, teacher).items():
+    for name, why in checkpoints.unsound(run, teacher).items():
         raise Damaged(f"{exp.run_id}: its teacher cannot be used: {run / name} {why}; run the profile again")
     level = select_level(read_csv(run / "levels.csv"), exp.teacher.rule, exp.selection)
-    if not level_file(run, level).exists():
+    if not checkpoints.level_file(run, level).exists():
         raise ResultsMissing(f"{exp.run_id}: level {level} of its teacher was not kept; remove {run}, train it again")
     net = new_network(teacher, device)
-    restore(level_file(run, level), teacher, net)
+    checkpoints.restore(checkpoints.level_file(run, level), teacher, net)
     return net, level
 
 

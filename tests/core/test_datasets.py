@@ -22,21 +22,11 @@ from torchvision.datasets import CIFAR10
 from sdd_utils import datasets
 from sdd_utils.cli.commands import main
 from sdd_utils.data import load
-from sdd_utils.datasets import (
-    DATA,
-    DATASETS,
-    Human,
-    cifar10,
-    digits,
-    download,
-    fashion_mnist,
-    human_labels,
-    mnist,
-    svhn,
-)
+from sdd_utils.datasets import DATA, DATASETS, Human, download, human_labels
 from sdd_utils.errors import ConfigError, DataError
 from sdd_utils.files import ROOT
 from sdd_utils.pruning_loop import iterative_pruning
+from sdd_utils.readers import Images, cifar10, cifar100_coarse, digits, fashion_mnist, mnist, svhn
 
 
 @pytest.fixture
@@ -191,7 +181,7 @@ def mnist_root(tmp_path, monkeypatch):
             content = np.array(head, dtype=">i4").tobytes() + content.tobytes()
             (folder / f"{part}-{kind}-ubyte").write_bytes(content)
             sums[f"{part}-{kind}-ubyte"] = hashlib.md5(content).hexdigest()
-    monkeypatch.setattr("sdd_utils.datasets.MNIST_FILES", sums)
+    monkeypatch.setattr("sdd_utils.readers.MNIST_FILES", sums)
     return tmp_path
 
 
@@ -411,7 +401,7 @@ def test_unknown_datasets(say):
 
 
 def test_digits_are_those_that_scikit_learn_gives():
-    given, (images, _) = sklearn.datasets.load_digits(), digits()
+    given, (images, _) = sklearn.datasets.load_digits(), digits(DATA)
     assert images.images[:, 0].tolist() == given.images.tolist()
     assert images.labels.tolist() == given.target.tolist()
 
@@ -421,13 +411,13 @@ def test_digits_that_are_not_scikit_learns(monkeypatch, change):
     read = np.loadtxt
     monkeypatch.setattr(np, "loadtxt", lambda *args, **options: change(read(*args, **options)))
     with pytest.raises(DataError, match=r"digits: images and labels are \(179., 6.\), not \(1797, 65\) with"):
-        digits()
+        digits(DATA)
 
 
 def test_each_superclass_of_cifar100_has_five_classes_and_their_images(monkeypatch):
-    fine = datasets.Images(torch.zeros(100, 3, 32, 32, dtype=torch.uint8), torch.arange(100), 100)
-    monkeypatch.setattr(datasets, "cifar100", lambda root: (fine, fine))
-    coarse, _ = datasets.cifar100_coarse(DATA)
+    fine = Images(torch.zeros(100, 3, 32, 32, dtype=torch.uint8), torch.arange(100), 100)
+    monkeypatch.setattr("sdd_utils.readers.cifar100", lambda root: (fine, fine))
+    coarse, _ = cifar100_coarse(DATA)
     assert torch.bincount(coarse.labels).tolist() == [5] * 20
     trees = [47, 52, 56, 59, 96]  # maple, oak, palm, pine and willow
     assert coarse.labels[trees].unique().tolist() == [17]

@@ -17,7 +17,7 @@ from sdd_utils.analysis.curves import setting_name, vanilla
 from sdd_utils.analysis.dip import Estimate
 from sdd_utils.config import Experiment
 from sdd_utils.data import load
-from sdd_utils.datasets import Dataset, Images, download
+from sdd_utils.datasets import Dataset, download
 from sdd_utils.distillation import TeacherRule
 from sdd_utils.errors import ConfigError
 from sdd_utils.evaluation import predict
@@ -26,6 +26,7 @@ from sdd_utils.models import Architecture
 from sdd_utils.profiles import Profile, load_profile
 from sdd_utils.pruning import check_levels, new_network
 from sdd_utils.pruning_loop import iterative_pruning
+from sdd_utils.readers import Images
 from sdd_utils.runner.run import run_experiment
 from sdd_utils.tables import load_levels
 

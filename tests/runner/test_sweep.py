@@ -74,7 +74,7 @@ def test_a_run_half_trained_here_and_finished_elsewhere_is_the_one_from_there(sm
     exp = small()
     run_sweep([exp], tmp_path / "first", Threads(1))
     with monkeypatch.context() as patch:
-        patch.setattr("sdd_utils.runner.run.drop_levels", lambda *args: None)
+        patch.setattr("sdd_utils.runner.checkpoints.drop_levels", lambda *args: None)
         run_experiment(exp, tmp_path / "second")
     (tmp_path / "second" / exp.run_id / "SHA256SUMS").unlink()
     assert run_sweep([exp], tmp_path / "second", Threads(1)) == Outcome()

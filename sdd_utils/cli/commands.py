@@ -72,7 +72,7 @@ def cli() -> None:
 
     \b
     Examples:
-      python -m sdd_utils run --profile digits --only method=kd,arch=vit --time-budget 1h30m
+      python -m sdd_utils run --profile digits --time-budget 1h30m
       python -m sdd_utils run --profile paper --device cuda --gpu-share 0.5 --cluster 10.0.0.1:6379
       python -m sdd_utils status --profile digits
       python -m sdd_utils verify --profile digits
@@ -80,7 +80,7 @@ def cli() -> None:
     """
 
 
-@cli.command("run")
+@cli.command("run", epilog="\b\nExample: python -m sdd_utils run --profile digits --only method=kd --time-budget 9m")
 @profile_option
 @only_option
 @training_options

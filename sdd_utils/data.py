@@ -88,8 +88,8 @@ def asymmetric(pool: Images, parts: list[Tensor], exp: Experiment, rng: torch.Ge
     return _confused(pool, parts, exp, rng, exp.facts.confused)
 
 
-def _confused(pool: Images, parts: list[Tensor], exp: Experiment, rng: torch.Generator, other: dict) -> Tensor:
-    taken_for = torch.tensor([other.get(label, label) for label in range(pool.classes)])[pool.labels]
+def _confused(pool: Images, parts: list[Tensor], exp: Experiment, rng: torch.Generator, new: dict[int, int]) -> Tensor:
+    taken_for = torch.tensor([new.get(label, label) for label in range(pool.classes)])[pool.labels]
     noisy = pool.labels.clone()
     for part in parts:
         may, wrong = part[taken_for[part] != pool.labels[part]], round(exp.noise_rate * len(part))

@@ -14,6 +14,15 @@ HANG = 3600
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
+
+def parameters_of(cells):
+    """What a notebook's one cell tagged ``parameters`` sets, by name."""
+    (cell,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    settings = {}
+    exec(cell.source, settings)
+    return settings
+
+
 SMALL = {
     "arch": "mlp",
     "width": 16,

@@ -6,7 +6,7 @@ import nbformat
 import pandas as pd
 import papermill
 import pytest
-from conftest import HANG
+from conftest import HANG, parameters_of
 
 from scripts.notebooks import NOTEBOOKS, notebooks_of
 from sdd_utils.analysis.claims import claims_table
@@ -49,9 +49,7 @@ def answer_of(cells):
 
 
 def test_there_is_exactly_one_parameters_cell_and_it_reads_the_reference(cells):
-    (parameters,) = tagged(cells, "parameters")
-    settings = {}
-    exec(parameters.source, settings)
+    settings = parameters_of(cells)
     assert settings["results"] == "reference"
     for profile in settings.get("profiles") or [settings["profile"]]:
         assert (ROOT / "results" / "reference" / profile / "levels.csv").exists()
@@ -154,17 +152,17 @@ def test_what_is_explored_can_be_taken_along(tmp_path):
     assert {param["name"]: param["value"] for param in chart["params"]}["across"] == "Wh"
 
 
-WRONG = {
-    "across": ("time", "should be one of"),
-    "level": (True, "should be one of"),
-    "curves": ("cifar10-small: MLP", "should be one of"),
-    "profiles": (["digits-tau-alpha"], "the students of digits-tau-alpha have many τ and α"),
-}
+WRONG = [
+    ("across", "time", "should be one of"),
+    ("level", True, "should be one of"),
+    ("level", 99, "should be one of"),
+    ("curves", "cifar10-small: MLP", "should be one of"),
+    ("profiles", ["digits-tau-alpha"], "the students of digits-tau-alpha have many τ and α"),
+]
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_what_cannot_be_explored_is_refused_by_name(name, tmp_path):
-    wrong, why = WRONG[name]
+@pytest.mark.parametrize(("name", "wrong", "why"), WRONG)
+def test_what_cannot_be_explored_is_refused_by_name(name, wrong, why, tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match=f"{name}: {why}"):
         explored(tmp_path, **{name: wrong})
 

@@ -22,7 +22,10 @@ BY_THE_GRID = {"arch", "seed", "noise_rate", "teacher"}  # fields of Experiment,
 MOST_RUNS, MOST_VALUES = 10_000, 100_000  # of a profile, and of its file
 
 
-def listed(value: object) -> object:
+Rates = Annotated[list[Share], Field(min_length=1)]
+
+
+def as_list(value: object) -> object:
     """What stands without a list, as one."""
     return [value] if isinstance(value, dict) else value
 
@@ -32,13 +35,12 @@ class Dataset(Settings):
 
     settings: dict = Field(default_factory=dict)  # fields of Experiment that this dataset sets
     # In place of the architectures' own, since people's noise is what it is
-    noise_rates: Annotated[list[Share], Field(min_length=1)] | None = None
+    noise_rates: Rates | None = None
 
 
-Rates = Annotated[list[Share], Field(min_length=1)]
 Numbers = Annotated[list[Number], Field(min_length=1)]  # of a grid, which without any would be empty
 # Each: fields of Experiment that differ
-Differences = Annotated[list[dict], Field(min_length=1), BeforeValidator(listed)]
+Differences = Annotated[list[dict], Field(min_length=1), BeforeValidator(as_list)]
 
 
 class Regularisation(Settings):
@@ -73,8 +75,8 @@ class Architecture(Settings):
     seeds: Count
     noise_rates: list[Share]  # of the vanilla curves
     l2: Regularisation | None = None
-    variants: Annotated[list[Variant], BeforeValidator(listed)] = Field(default_factory=list)
-    distillation: Annotated[list[Distillation], BeforeValidator(listed)] = Field(default_factory=list)
+    variants: Annotated[list[Variant], BeforeValidator(as_list)] = Field(default_factory=list)
+    distillation: Annotated[list[Distillation], BeforeValidator(as_list)] = Field(default_factory=list)
 
 
 class Profile(Settings):

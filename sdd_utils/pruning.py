@@ -131,7 +131,7 @@ def gradient(net: SparseNetwork, data: Data, exp: Experiment) -> Tensor:
 
 
 def random(net: SparseNetwork, data: Data, exp: Experiment) -> Tensor:
-    """Drawn anew at each level."""
+    """Drawn anew at each level; of one-shot pruning, whose levels all start from the dense network, once for all."""
     return torch.rand(len(net.mask), generator=generator(exp.seed, "criterion", net.remaining)).to(net.mask.device)
 
 

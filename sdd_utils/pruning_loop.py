@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sdd_utils.config import Experiment
 from sdd_utils.data import Data
-from sdd_utils.distillation import select_level
+from sdd_utils.distillation import TEACHERS, select_level
 from sdd_utils.errors import TrainingDiverged
 from sdd_utils.evaluation import Level, measure_level
 from sdd_utils.pruning import SparseNetwork, check_levels, new_network, prune, rewind
@@ -56,10 +56,12 @@ def iterative_pruning(
 
 
 def train_teacher(exp: Experiment, data: Data) -> SparseNetwork:
-    """Train the teacher of a distilled experiment: all of its curve, and then the level that the rule picks."""
+    """Train the teacher of a distilled experiment: as much of its curve as the rule looks at, to pick a level."""
     levels = []
     for level in iterative_pruning(exp.teacher.experiment, data):
         levels.append((copy.deepcopy(level.network.state()), level.row))
+        if not TEACHERS[exp.teacher.rule].is_pruned:
+            break
     chosen = select_level(pd.DataFrame(row for _, row in levels), exp.teacher.rule, exp.selection)
     net = new_network(exp.teacher.experiment, data.train.images.device)
     net.load_state(levels[chosen][0])

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def derive(seed: int, *purpose: object) -> int:
-    """A 63-bit seed for one purpose, the same on every machine; ``derive(0, "noise")`` ≠ ``derive(0, "split")``."""
+    """A seed of 63 bits for one purpose, the same on every machine; torch's CPU generator uses the last 32."""
     text = "/".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 

@@ -121,11 +121,15 @@ class Study:
         return collect([exp for exp in mine if finished(exp, self.folder)], self.folder)
 
     def levels(self, *methods: str) -> pd.DataFrame:
-        """The levels of finished curves, in the columns of levels.csv. Raises ResultsMissing where one is not there."""
+        """The levels of finished curves, in the columns of levels.csv. Raises ResultsMissing where one is not there; of
+        the reference, which may hold a part of its profile, where none is."""
         chosen = self._select(methods)
         if self.folder is None:
-            levels = self._reference
-            return levels[levels["run_id"].isin([exp.run_id for exp in chosen])].reset_index(drop=True)
+            levels = self._reference[self._reference["run_id"].isin([exp.run_id for exp in chosen])]
+            if chosen and levels.empty:
+                what = f"none of these {len(chosen)} runs is in the reference of {self.profile.profile}"
+                raise ResultsMissing(f'{what}: was the profile changed? results = "runs" trains them')
+            return levels.reset_index(drop=True)
         if missing := [exp.run_id for exp in chosen if not finished(exp, self.folder)]:
             what = f"{len(missing)} of {len(chosen)} runs of {self.profile.profile} are not finished ({missing[0]}, …)"
             how = f"the notebooks that train do, or python -m sdd_utils run --profile {self.profile.profile}"

@@ -182,35 +182,6 @@ def set_training_state(
     set_random_state(part_of(saved, "random."), rng, optimizer.param_groups[0]["params"][0].device)
 
 
-def check_training_state(saved: dict[str, Tensor], net: SparseNetwork, exp: Experiment, level: int) -> None:
-    """Raise ValueError unless ``training_state`` and ``train_level`` can have left this in the middle of a level."""
-    expected = training_state(*make_optimizer(net, exp, level), torch.Generator())
-    moments = ["exp_avg", "exp_avg_sq"] if exp.optimizer == "adamw" else ["momentum_buffer"] if exp.momentum else []
-    expected |= {f"moment.{name}": net.vector for name in moments}
-    if exp.optimizer == "adamw":
-        expected["moment.step"] = torch.zeros(())
-    if exp.patience:
-        expected |= {"best.accuracy": torch.zeros((), dtype=torch.float64), "best.epoch": torch.zeros((), dtype=int)}
-        expected |= {f"best.{name}": tensor for name, tensor in net.state().items()}
-    of_a_gpu = {"random.cuda"}  # where the level may have begun, or go on
-    for name in (expected.keys() | saved.keys()) - of_a_gpu:
-        here, there = expected.get(name), saved.get(name)
-        if here is None or there is None or (here.shape, here.dtype) != (there.shape, there.dtype):
-            raise ValueError(f"training.{name} is not what this experiment's training leaves")
-        if not there.isfinite().all():
-            raise ValueError(f"training.{name} should hold finite numbers")
-    most = exp.lr * (1 + 1e-6)  # on a GPU it is rounded to float32
-    if not 1 <= saved["epoch"] < exp.epochs_of(level) or not 0 <= saved["lr"] <= most:
-        raise ValueError(
-            f"training.epoch = {saved['epoch']} and training.lr = {saved['lr']} are not of this experiment"
-        )
-    try:
-        for name in ("random.batches", "random.torch"):
-            torch.Generator().set_state(saved[name])
-    except RuntimeError:
-        raise ValueError(f"training.{name} is no state of a random generator") from None
-
-
 def part_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names begin with ``prefix``, without it."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -9,7 +9,7 @@ from scripts.figures import save_figures
 from sdd_utils.errors import ConfigError, Damaged, ResultsMissing, SweepStopped, TrainingStopped
 from sdd_utils.plots import distillation
 from sdd_utils.study import Study
-from sdd_utils.tables import FIGURES, MEASURED_ON_THE_CLOCK
+from sdd_utils.tables import FIGURES, LEVEL_COLUMNS, MEASURED_ON_THE_CLOCK, load_levels
 
 
 def a_profile(home, name="mine", **mlp):
@@ -49,6 +49,22 @@ def test_a_budget_saves_and_the_same_cell_goes_on(home):
     with pytest.raises(ResultsMissing, match=r"2 of 2 runs of mine are not finished \(digits-mlp16"):
         study.levels()
     assert len(Study("mine", home, time_budget="1h").run("vanilla")) == 2 * 3
+
+
+def test_a_reference_of_another_profile_than_todays_is_refused(home, monkeypatch):
+    """All run_ids are others once a field is changed."""
+    monkeypatch.setattr("sdd_utils.study.load_levels", lambda name: load_levels("digits"))
+    study = Study(a_profile(home))
+    with pytest.raises(
+        ResultsMissing, match="none of these 2 runs is in the reference of mine: was the profile changed"
+    ):
+        study.levels()
+
+
+def test_curves_that_a_profile_does_not_have_are_no_rows_of_the_same_table(home):
+    study = Study(a_profile(home), home)
+    assert list(study.run("kd").columns) == LEVEL_COLUMNS
+    distillation(study.levels("kd"))
 
 
 def test_a_curve_is_watched_level_by_level_interrupted_and_gone_on_with(home):
@@ -142,8 +158,8 @@ def test_the_reference_is_read_and_nothing_is_trained(monkeypatch, tmp_path):
 
 
 def test_the_figures_of_a_reference_are_the_committed_ones_by_name(tmp_path):
-    written = save_figures("cifar10n-tiny", tmp_path)
-    committed = sorted(path.name for path in (FIGURES / "cifar10n-tiny").iterdir())
+    written = save_figures("digits-random", tmp_path)
+    committed = sorted(path.name for path in (FIGURES / "digits-random").iterdir())
     assert sorted(path.name for path in tmp_path.iterdir()) == committed
     assert {*written} == {path.partition(".")[0] for path in committed}
 

@@ -15,11 +15,6 @@ from sdd_utils.datasets import facts_of
 from sdd_utils.errors import Unsatisfiable
 
 
-def validation_images(levels: pd.DataFrame) -> int:
-    """How many images each validation accuracy of one profile's rows was measured on."""
-    return int(levels["val_images"].iat[0])
-
-
 @dataclass(frozen=True)
 class Choice:
     """What a stop rule does with a curve: the last level that it trains, and the level that it takes."""
@@ -66,7 +61,7 @@ STOP_RULES: dict[str, StopRule] = {
 }
 
 
-def stopped(spent: pd.DataFrame, images: int) -> pd.DataFrame:
+def stopped(spent: pd.DataFrame) -> pd.DataFrame:
     """Every rule on every run of ``cost.spent``'s table: one row a (arch, noise_rate, pipeline, seed, rule).
 
     ``trained`` is the last level that the rule trains, and the COSTS are all spent up to there; what else is measured
@@ -77,7 +72,7 @@ def stopped(spent: pd.DataFrame, images: int) -> pd.DataFrame:
     for run, curve in spent.groupby(keys, sort=False):
         curve = curve.sort_values("level")
         for name, rule in STOP_RULES.items():
-            choice = rule(curve["val_acc"].to_numpy(), images)
+            choice = rule(curve["val_acc"].to_numpy(), curve["val_images"].iat[0])
             taken, last = curve.iloc[choice.taken], curve.iloc[choice.trained]
             row = dict(zip(keys, run, strict=True)) | {"rule": name, "trained": choice.trained}
             row |= taken[["level", "sparsity", "remaining_params", "val_acc", "test_acc"]].to_dict()
@@ -94,13 +89,17 @@ def clean_accuracy(val_acc: pd.Series, noise_rate: float, classes: int) -> pd.Se
     return (val_acc - chance) / (1 - noise_rate - chance)
 
 
-def candidates(spent: pd.DataFrame, arch: str, noise_rate: float, dataset: str = "digits") -> pd.DataFrame:
-    """What there is to choose from in one setting: one row a (pipeline, level), means over seeds.
+def candidates(spent: pd.DataFrame, arch: str, noise_rate: float) -> pd.DataFrame:
+    """What there is to choose from in one setting of ``cost.spent``: one row a (pipeline, level), means over seeds.
 
-    ``expected`` is the accuracy (%) to go by, from validation; ``test``, ``low`` and ``high``, on test, take no part.
+    ``expected`` is the accuracy (%) to go by, from validation: on clean labels where the wrong ones are uniform, else,
+    since it then depends on the classes, on the noisy ones. ``test``, ``low`` and ``high``, on test, take no part.
     """
     rows = spent[(spent["arch"] == arch) & (spent["noise_rate"] == noise_rate)]
-    rows = rows.assign(expected=100 * clean_accuracy(rows["val_acc"], noise_rate, facts_of(dataset).classes))
+    expected, dataset, noise = rows["val_acc"], rows["dataset"].iat[0], rows["noise_kind"].iat[0]
+    if noise == "symmetric":
+        expected = clean_accuracy(expected, noise_rate, facts_of(dataset).classes)
+    rows = rows.assign(expected=100 * expected)
     by = rows.groupby(["pipeline", "level"], sort=False)
     estimates = [Estimate.of(100 * accuracies) for _, accuracies in by["test_acc"]]
     table = by[["expected", "sparsity", "remaining_params", *COSTS]].mean().reset_index()

@@ -10,12 +10,13 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from sdd_utils.analysis.choose import stopped, validation_images
+from sdd_utils.analysis.choose import stopped
 from sdd_utils.analysis.cost import spent
 from sdd_utils.analysis.curves import select, setting_name, vanilla_settings
-from sdd_utils.analysis.dip import REMOVED, Dip, Estimate, curves_of, held_out_valleys, measure_dip
+from sdd_utils.analysis.dip import Dip, Estimate, curves_of, held_out_valleys, measure_dip, over_the_margin
 from sdd_utils.analysis.methods import METHODS, Method
 from sdd_utils.datasets import DATASETS
+from sdd_utils.errors import ConfigError
 
 NOT_IN_THE_PAPER = "not in the paper"
 
@@ -33,8 +34,13 @@ class Setting:
     prefix: str = ""  # the dataset, where there are several
 
     def rows(self, method: str) -> pd.DataFrame:
-        """The rows of one of the METHODS; may be empty."""
-        return METHODS[method].rows(self.levels, self.arch, self.noise_rate)
+        """The rows of one of the METHODS; may be empty. Raises ConfigError where its seeds are not vanilla's."""
+        rows = METHODS[method].rows(self.levels, self.arch, self.noise_rate)
+        own, plain = (sorted({*map(int, part["seed"])}) for part in (rows, self.plain))
+        if own and own != plain:
+            where = f"{setting_name(self.arch, self.noise_rate)}, {METHODS[method].label}"
+            raise ConfigError(f"seed: claims compare seed by seed; {where} has {own}, vanilla {plain}")
+        return rows
 
     def dip_of(self, method: str) -> Dip:
         """What one of the METHODS that have rows here leaves of the dip."""
@@ -43,7 +49,7 @@ class Setting:
     @cached_property
     def plain(self) -> pd.DataFrame:
         """Vanilla's rows."""
-        return self.rows("vanilla")
+        return METHODS["vanilla"].rows(self.levels, self.arch, self.noise_rate)
 
     @cached_property
     def dip(self) -> Dip:
@@ -66,20 +72,20 @@ class Setting:
         rebound = self.dip.rebound
         return "holds" if self.dip.is_double_descent else "fails" if rebound.high <= 0 else "inconclusive"
 
-    @property
-    def margin(self) -> float:
-        """Points of remaining rebound below which a dip counts as avoided."""
-        return REMOVED * self.dip.rebound.value
+    def over_the_margin(self, method: str) -> Estimate:
+        """What one of the METHODS leaves of the rebound, minus REMOVED of vanilla's, measured alike (points)."""
+        return over_the_margin(self.dip_of(method), self.dip_of("vanilla"))
 
     def if_any(self, verdict: str) -> str:
         """A verdict about a dip, where there may be one."""
         return "not applicable" if self.dips == "fails" else verdict
 
-    def avoided(self, rebound: Estimate) -> str:
-        """Whether there is no dip any more, where vanilla has one: by the interval, on which side of ``margin``."""
+    def avoided(self, method: str) -> str:
+        """Whether one of the METHODS has no dip any more, where vanilla has one."""
         if self.dips != "holds":
             return self.if_any("inconclusive")
-        return "holds" if rebound.high < self.margin else "fails" if rebound.low > self.margin else "inconclusive"
+        over = self.over_the_margin(method)
+        return "holds" if over.high < 0 else "fails" if over.low > 0 else "inconclusive"
 
     def row(
         self, statement: str, measured: Estimate, p: float, verdict: str, evidence: str, method: Method | None = None
@@ -111,12 +117,13 @@ def claims_table(levels: pd.DataFrame) -> pd.DataFrame:
     for dataset, part in levels.groupby("dataset", sort=False):
         label = DATASETS[dataset].label if dataset in DATASETS else dataset
         prefix = f"{label}, " if levels["dataset"].nunique() > 1 else ""
-        ends = stopped(spent(part), validation_images(part))
+        ends = stopped(spent(part))
         settings += [Setting(part, ends, *setting, prefix) for setting in vanilla_settings(part)]
     rows = [{"claim": number} | row for number, rule in CLAIMS.items() for setting in settings for row in rule(setting)]
     if not any(row["claim"] == "C6" for row in rows):
         human = {"claim": "C6", "statement": "the same holds under CIFAR-100N's human label noise", "paper": "yes"}
-        rows.append(human | {"verdict": "not applicable", "evidence": "this profile has no human labels"})
+        why = "no remedy was trained" if "human" in set(levels["noise_kind"]) else "this profile has no human labels"
+        rows.append(human | {"verdict": "not applicable", "evidence": why})
     return pd.DataFrame(rows, columns=CLAIM_COLUMNS).sort_values("claim", kind="stable", ignore_index=True)
 
 
@@ -128,23 +135,24 @@ def occurs(setting: Setting) -> Iterator[dict]:
     rise is part of the picture and not asked for: a network that has memorised all wrong labels has little to lose.
     """
     says, rebound = "accuracy rises again as sparsity grows (rebound, points)", setting.dip.rebound
-    yield setting.row(says, rebound, rebound.chance(above=0), setting.dips, "01_baseline")
+    yield setting.row(says, rebound, rebound.p_value(above=0), setting.dips, "01_baseline")
 
 
 @claim("C2a")
 def l2_smooths(setting: Setting) -> Iterator[dict]:
-    """**C2a**, a larger λ smooths the curve. Measured: rebound at the regular λ minus rebound at the best, by seed.
+    """**C2a**, a larger λ smooths the curve. Measured: rebound at the regular λ minus rebound at the best, by seed,
+    both held out, as vanilla's is.
 
     The best λ is the one, other than the regular, whose best pruned level has the highest validation accuracy. Not
     applicable where C1 fails, since there is nothing to smooth. Holds if the interval lies above 0, fails if it lies
     below, else inconclusive.
     """
     if len(best := setting.rows("l2")):
-        gain = Estimate.of(setting.dip.rebounds - setting.dip_of("l2").rebounds)
+        gain = Estimate.of(setting.dip.rebounds - measure_dip(curves_of(best)).rebounds)
         verdict = "holds" if gain.low > 0 else "fails" if gain.high < 0 else "inconclusive"
         statement = "the best λ makes the rebound smaller than the regular λ does (by, points)"
         evidence = f"02_l2_sweep, λ = {best['weight_decay'].iat[0]:g}"
-        yield setting.row(statement, gain, gain.chance(above=0), setting.if_any(verdict), evidence)
+        yield setting.row(statement, gain, gain.p_value(above=0), setting.if_any(verdict), evidence)
 
 
 @claim("C2b")
@@ -154,13 +162,13 @@ def l2_avoids(setting: Setting) -> Iterator[dict]:
     Verdict as for C3, or, for a ResNet-18, the opposite of it.
     """
     if len(best := setting.rows("l2")):
-        rebound, does = setting.dip_of("l2").rebound, "avoids"
-        verdict, p = setting.avoided(rebound), rebound.chance(below=setting.margin)
+        rebound, over, does = setting.dip_of("l2").rebound, setting.over_the_margin("l2"), "avoids"
+        verdict, p = setting.avoided("l2"), over.p_value(below=0)
         if setting.arch == "resnet18":
             verdict, does = {"holds": "fails", "fails": "holds"}.get(verdict, verdict), "does not avoid"
-            p = rebound.chance(above=setting.margin)
+            p = over.p_value(above=0)
         statement = f"the best λ {does} the dip (remaining rebound, points)"
-        evidence = f"02_l2_sweep, λ = {best['weight_decay'].iat[0]:g}; margin {setting.margin:.2g}"
+        evidence = f"02_l2_sweep, λ = {best['weight_decay'].iat[0]:g}; minus the margin {over}"
         yield setting.row(statement, rebound, p, verdict, evidence)
 
 
@@ -168,14 +176,15 @@ def l2_avoids(setting: Setting) -> Iterator[dict]:
 def distillation_avoids(setting: Setting, says: str = "{} has no dip (remaining rebound, points)") -> Iterator[dict]:
     """**C3**, a remedy avoids the dip. Measured: the rebound of the student's curve, and of early stopping's.
 
-    Not applicable where C1 fails, since there is no dip to avoid; where C1 is inconclusive, so is this. Else it holds
-    if the 95 % interval lies below the margin, REMOVED of vanilla's rebound; fails if it lies above; else inconclusive.
+    Not applicable where C1 fails, since there is no dip to avoid; where C1 is inconclusive, so is this. Else what is
+    left is compared, seed by seed, with a margin: REMOVED of vanilla's rebound, measured alike. It holds if the 95 %
+    interval of the difference lies below 0, fails if it lies above, else inconclusive. Evidence has that difference.
     A student may still lose accuracy on the way down; a dip is what comes back.
     """
     for name, method in setting.remedies:
-        rebound = setting.dip_of(name).rebound
-        p, evidence = rebound.chance(below=setting.margin), f"03_distillation, margin {setting.margin:.2g}"
-        yield setting.row(says.format(method.subject), rebound, p, setting.avoided(rebound), evidence, method)
+        rebound, over = setting.dip_of(name).rebound, setting.over_the_margin(name)
+        p, evidence = over.p_value(below=0), f"03_distillation, minus the margin {over}"
+        yield setting.row(says.format(method.subject), rebound, p, setting.avoided(name), evidence, method)
 
 
 @claim("C4")
@@ -183,17 +192,19 @@ def distillation_gains(setting: Setting) -> Iterator[dict]:
     """**C4**, a remedy gains 10 points or more. Measured: student − vanilla, at vanilla's lowest.
 
     Where vanilla is lowest before it rises comes, for each seed, from the other half of the seeds (level 0 if they show
-    no rise). Not applicable where C1 fails, since there is no such place. Holds if the 95 % interval lies at or above
-    10, fails if it lies below 10, else inconclusive. Early stopping is measured alike.
+    no rise); evidence has its sparsity. Not applicable where C1 fails, since there is no such place. Holds if the 95 %
+    interval lies at or above 10, fails if it lies below 10, else inconclusive. Early stopping is measured alike.
     """
     own = curves_of(setting.plain)
     bottoms = [valley.bottom if valley else 0 for valley in held_out_valleys(own)]
+    pruned = 100 * setting.plain.groupby("level")["sparsity"].first()[bottoms]
+    evidence = "03_distillation, at " + " to ".join(dict.fromkeys(f"{s:.3g}" for s in (pruned.min(), pruned.max())))
     for name, method in setting.remedies:
         other = curves_of(setting.rows(name))
         gain = Estimate.of([100 * (other[k, b] - own[k, b]) for k, b in enumerate(bottoms)])
         verdict = setting.if_any("holds" if gain.low >= 10 else "fails" if gain.high < 10 else "inconclusive")
         statement = f"{method.subject} gains 10 points or more at the bottom of the dip (points)"
-        yield setting.row(statement, gain, gain.chance(above=10), verdict, "03_distillation", method)
+        yield setting.row(statement, gain, gain.p_value(above=10), verdict, f"{evidence} % sparsity", method)
 
 
 def _cost(setting: Setting, unit: str, cost: str) -> Iterator[dict]:
@@ -201,7 +212,7 @@ def _cost(setting: Setting, unit: str, cost: str) -> Iterator[dict]:
     by_seed = select(setting.ends, [(setting.arch, setting.noise_rate)]).set_index("seed").sort_index()
     plain = by_seed[(by_seed["pipeline"] == "vanilla") & (by_seed["rule"] == "full sweep")]
     for name, method in setting.remedies:
-        avoided = setting.avoided(setting.dip_of(name).rebound)
+        avoided = setting.avoided(name)
         rules = {"holds": ["first drop"], "fails": ["full sweep"]}.get(avoided, ["first drop", "full sweep"])
         mine = by_seed[by_seed["pipeline"] == name]
         found = [_costs_less(mine[mine["rule"] == rule], plain, cost) for rule in rules]
@@ -259,7 +270,7 @@ def _costs_less(mine: pd.DataFrame, plain: pd.DataFrame, cost: str) -> tuple[Est
     accuracy = Estimate.of(mine["test_acc"] - plain["test_acc"])
     worse = (accuracy.high < 0 and not size.high < 0) or (size.low > 0 and not accuracy.low > 0)
     verdict = "fails" if worse or share.low > 0 else "holds" if share.high < 0 else "inconclusive"
-    p = 1.0 if worse else share.chance(below=0)
+    p = 1.0 if worse else share.p_value(below=0)
     return Estimate(*np.exp([share.value, share.low, share.high]).tolist(), share.n), p, verdict
 
 

@@ -14,6 +14,7 @@ def compare(local: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
 
     ``identical``: every column but the clock's is equal. ``within``: at WITHIN of the levels or more, test accuracy
     lies where one more seed of the reference's would in 95 % of cases (mean ± t·s·√(1 + 1/n)). ``different``: neither.
+    ``single seed``: the reference has no other, so that nothing says how far one may lie from it.
     ``largest`` is the largest distance from the reference's run, or from its seeds' mean where it lacks this seed.
     """
     setting = ["dataset", "arch", "noise_kind", "noise_rate", "method", "weight_decay"]
@@ -32,7 +33,7 @@ def compare(local: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
             n = beside["count"]
             half = stats.t.ppf(0.975, (n - 1).clip(lower=1)) * beside["std"] * (1 + 1 / n) ** 0.5
             row["inside"] = ((beside["test_acc"] - beside["mean"]).abs() <= half).mean()
-            row["verdict"] = "within" if row["inside"] >= WITHIN else "different"
+            row["verdict"] = "within" if row["inside"] >= WITHIN else "different" if n.min() > 1 else "single seed"
         if len(same) == len(curve) and _equal(same[clockless], curve[clockless]):
             row["verdict"] = "identical"
         rows.append(row)

@@ -16,6 +16,7 @@ Charge = Literal["full", "own"]
 """What a pipeline is charged with beside its own levels: all that was trained before, or nothing."""
 
 KEYS = ["arch", "noise_rate", "pipeline", "weight_decay", "seed", "level"]
+KNOWN = ["dataset", "noise_kind", "val_images"]
 MEASURED = ["sparsity", "remaining_params", "val_acc", "test_acc"]
 
 
@@ -90,4 +91,4 @@ def _spent(rows: pd.DataFrame, pipeline: str, before: pd.DataFrame | int = 0) ->
     paid = rows.groupby("seed")[COSTS].cumsum(skipna=False)  # what was not measured stays unknown from there on
     paid = paid.set_axis(pd.MultiIndex.from_frame(rows[["seed", "level"]]))
     paid = paid.add(before, level="seed") if isinstance(before, pd.DataFrame) else paid
-    return pd.concat([rows[KEYS + MEASURED].reset_index(drop=True), paid.reset_index(drop=True)], axis=1)
+    return pd.concat([rows[KEYS + KNOWN + MEASURED].reset_index(drop=True), paid.reset_index(drop=True)], axis=1)

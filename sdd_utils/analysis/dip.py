@@ -12,8 +12,8 @@ from scipy import stats
 
 REMOVED = 0.5
 """Of vanilla's rebound, the share below which what a remedy leaves counts as no dip. A remedy that leaves just this is
-called so in at most 5 cases of 100 and a flat curve in at least 80, with 8 seeds, a known rebound of 10 points and
-levels that wobble by up to 2 (``tests/analysis/test_verdicts.py``); with 3 seeds a flat curve is far less often."""
+called so in at most 5 cases of 100 and a flat curve in at least 80, with 8 seeds, a rebound of 10 points and levels
+that wobble by up to 2 (``tests/analysis/test_verdicts.py``); with 3 seeds a flat curve is far less often."""
 
 BETWEEN = 2.0
 """Points by which a mean has to rise more than at the levels where it does when smoothed, to be measured at its own:
@@ -45,8 +45,8 @@ class Estimate:
         half = float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
         return cls(mean, mean - half, mean + half, n)
 
-    def chance(self, above: float | None = None, below: float | None = None) -> float:
-        """One-sided p: how often such a mean would come of a true one at the bound. nan with fewer than two seeds."""
+    def p_value(self, above: float | None = None, below: float | None = None) -> float:
+        """One-sided p: how often a mean so far beyond the bound, or farther, comes of one at it; nan of one seed."""
         half, distance = (self.high - self.low) / 2, self.value - above if below is None else below - self.value
         if not half:  # all seeds alike; nan stays nan
             return float(distance <= 0)
@@ -113,13 +113,13 @@ class Dip:
 
         Light ends half-way down to the bottom, or with the rise if no fall is sure; sweet begins half-way up and ends
         where the curve falls below that height for good. Without a rise that is sure, collapsed begins where the curve
-        falls below half of its range for good, and light is what lies before. Of a single seed, of which nothing is
-        sure, a rise or a fall of SEEN counts, and a range of five times that.
+        falls below half of its range for good, unless that is less than five times SEEN, and light is what lies before.
+        Of a single seed, of which nothing is sure, a rise or a fall of SEEN counts.
         """
         curve, valley, last = self.mean, self.valley, len(self.mean) - 1
         if not (_shows(self.rebound) and valley):
             end = int(np.flatnonzero(curve >= (curve.max() + curve.min()) / 2).max())
-            if self.rebound.n == 1 and 100 * np.ptp(curve) < 5 * SEEN:
+            if 100 * np.ptp(curve) < 5 * SEEN:
                 end = last
             return {"light": (0, end)} | ({"collapsed": (end + 1, last)} if end < last else {})
         bottom = curve[valley.bottom]
@@ -179,6 +179,11 @@ def _or_out_of_line(smoothed: Valley | None, curves: np.ndarray) -> Valley | Non
     own = find_valley(mean)
     rises = [100 * (mean[valley.sweet] - mean[valley.bottom]) if valley else 0.0 for valley in (smoothed, own)]
     return own if len(curves) > 1 and rises[1] - rises[0] > BETWEEN else smoothed
+
+
+def over_the_margin(remedy: Dip, vanilla: Dip) -> Estimate:
+    """What a remedy leaves of the rebound, minus REMOVED of vanilla's, by seed (points): below 0 no dip is left."""
+    return Estimate.of(remedy.rebounds - REMOVED * vanilla.rebounds)
 
 
 def curves_of(levels: pd.DataFrame, column: str = "test_acc") -> np.ndarray:

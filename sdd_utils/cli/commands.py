@@ -116,7 +116,7 @@ def status_command(profile: str, only: str, results: Path) -> None:
 @results_option
 def verify_command(profile: str, only: str, results: Path) -> None:
     """Check the files of the finished runs, and compare their curves with the committed reference: identical (in every
-    column but the clock's), within (where another seed of the reference would be), or different."""
+    column but the clock's), within (where another seed would be), different, or (beside a single seed) neither."""
     experiments = experiments_of(profile, only)
     states = survey(experiments, present(results) / profile)
     damaged = states[states["state"] == "damaged"]

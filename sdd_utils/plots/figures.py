@@ -36,7 +36,7 @@ def tour(levels: pd.DataFrame, arch: str, noise_rate: float) -> Figure:
     for label, part, colour in fits:
         draw_curves(below, part, "percent", color=colour, label=label)
     below.set_ylabel("training examples (%)")
-    below.legend(loc="lower center", fontsize=7)
+    below.legend(loc="center left", fontsize=7)
     name, tested = setting_name(arch, noise_rate), [("test accuracy", rows.assign(percent=rows["test_acc"]), "0.15")]
     views = {"test accuracy (%)": {name: tested}, "training examples (%)": {name: fits}}
     fig.chart = chart(views, "percent", "test accuracy")
@@ -55,7 +55,7 @@ def cure(levels: pd.DataFrame, arch: str, noise_rate: float) -> Figure:
     known = [(label, rows.assign(test_acc=rows["memorised"]), colour) for label, rows, colour in lines]
     name = setting_name(arch, noise_rate)
     fig.chart = chart({"test accuracy (%)": {name: lines}, "memorised (%)": {name: known}}, phases_of="vanilla")
-    below.set_ylabel("memorised (%)")
+    below.set_ylabel("wrong labels memorised (%)", fontsize=8)
     top.legend(loc="lower left", fontsize=7)
     panels.make_room([top])
     return _finished(fig, top, below)

@@ -27,7 +27,7 @@ from sdd_utils.files import as_csv, write_bytes
 from sdd_utils.pruning import SparseNetwork, check_left, new_network
 from sdd_utils.runner.integrity import ALWAYS, SUMS, finished, quarantine, verify
 from sdd_utils.tables import LEVEL_COLUMNS, WEIGHT_BIN, WEIGHT_BINS, levels_table
-from sdd_utils.training import check_training_state, part_of
+from sdd_utils.training import part_of
 
 CHECKPOINT = "checkpoint.safetensors"
 MEASURED = LEVEL_COLUMNS[LEVEL_COLUMNS.index("level") :]  # what a row of the history has
@@ -99,8 +99,6 @@ def read(path: Path, exp: Experiment, net: SparseNetwork) -> tuple[dict[str, Ten
             raise ValueError(f"is of level {history.levels - 1}")
         _check_history(history)
         check_left(net, exp, history.levels if within else history.levels - 1, int(tensors["mask"].sum()))
-        if within:
-            check_training_state(part_of(tensors, "training."), net, exp, history.levels)
     except ValueError as error:
         raise Damaged(f"{path}: {error}") from None
     return tensors, history

@@ -9,7 +9,7 @@ from sdd_utils.errors import Damaged
 from sdd_utils.files import read_csv
 from sdd_utils.runner.integrity import finished, is_quarantined, own_files, verify
 from sdd_utils.runner.locks import holder
-from sdd_utils.tables import check_levels
+from sdd_utils.tables import LEVEL_COLUMNS, check_levels
 
 STATES = ["done", "running", "stopped", "waiting", "damaged"]
 
@@ -62,4 +62,5 @@ def collect(experiments: list[Experiment], folder: Path, checked: bool = False) 
             raise Damaged(f"{run / name}: {why}; run the profile again to make it anew")
         if (run / "levels.csv").is_file():
             tables.append(check_levels(read_csv(run / "levels.csv"), str(run / "levels.csv")))
-    return pd.concat([t for t in tables if len(t)], ignore_index=True) if any(map(len, tables)) else pd.DataFrame()
+    tables = [table for table in tables if len(table)] or [pd.DataFrame(columns=LEVEL_COLUMNS)]
+    return pd.concat(tables, ignore_index=True)

@@ -15,10 +15,10 @@ from sdd_utils.analysis.choose import (
     sparsest,
     standard_error,
     stopped,
-    validation_images,
     validation_maximum,
 )
 from sdd_utils.analysis.cost import COSTS
+from sdd_utils.analysis.cost import spent as spent_on
 from sdd_utils.errors import Unsatisfiable
 from sdd_utils.profiles import load_profile
 from sdd_utils.tables import load_levels
@@ -62,8 +62,8 @@ def test_every_rule_is_charged_for_what_it_trains_and_chooses_on_validation():
     levels = np.arange(LEVELS)
     run = pd.DataFrame({"arch": "mlp", "noise_rate": 0.3, "pipeline": "vanilla", "seed": 0, "level": levels,
                         "sparsity": 1 - 0.8**levels, "remaining_params": 0.8**levels, "val_acc": curve,
-                        "test_acc": curve[::-1], **dict.fromkeys(COSTS, levels + 1)})  # fmt: skip
-    table = stopped(run.sample(frac=1, random_state=0), MANY).set_index("rule")
+                        "val_images": MANY, "test_acc": curve[::-1], **dict.fromkeys(COSTS, levels + 1)})  # fmt: skip
+    table = stopped(run.sample(frac=1, random_state=0)).set_index("rule")
     assert list(table.index) == list(STOP_RULES)
     assert table.loc["first drop", "train_flops"] == table.loc["first drop", "trained"] + 1 == 10
     assert table.loc["first drop", "test_acc"] == curve[::-1][8]
@@ -72,7 +72,7 @@ def test_every_rule_is_charged_for_what_it_trains_and_chooses_on_validation():
 
 @pytest.mark.parametrize(("profile", "images"), [("digits", 200), ("cifar10-tiny", 300)])
 def test_the_number_of_validation_images_comes_with_the_table(profile, images):
-    assert validation_images(load_levels(profile)) == images
+    assert set(spent_on(load_levels(profile))["val_images"]) == {images}
     assert load_profile(profile).experiments()[0].validation_images == images
 
 
@@ -89,15 +89,14 @@ def test_accuracy_on_clean_labels_is_recovered_from_noisy_ones(rate):
 def spent(pipeline, accuracies, price):
     """What ``cost.spent`` would give for one pipeline of two seeds: ten times fewer weights a level."""
     level = np.arange(len(accuracies))
-    one = {"arch": "mlp", "noise_rate": 0.0, "pipeline": pipeline, "level": level, "sparsity": 1 - 0.1**level,
+    one = {"arch": "mlp", "dataset": "digits", "noise_kind": "symmetric", "noise_rate": 0.0,
+           "pipeline": pipeline, "level": level, "sparsity": 1 - 0.1**level,
            "remaining_params": 1000 * 0.1**level, "val_acc": accuracies, "test_acc": np.asarray(accuracies) - 0.01,
            **dict.fromkeys(COSTS, price * (level + 1.0))}  # fmt: skip
     return pd.concat([pd.DataFrame(one).assign(seed=seed) for seed in (0, 1)])
 
 
-TABLE = candidates(
-    pd.concat([spent("vanilla", [0.9, 0.7, 0.6], 1), spent("dense", [0.88, 0.88, 0.5], 2)]), "mlp", 0.0, "digits"
-)
+TABLE = candidates(pd.concat([spent("vanilla", [0.9, 0.7, 0.6], 1), spent("dense", [0.88, 0.88, 0.5], 2)]), "mlp", 0.0)
 
 
 def pick(**demands):
@@ -163,3 +162,9 @@ def test_a_limit_that_was_never_measured_is_not_satisfied():
 def test_an_unknown_limit_is_refused_with_those_that_exist():
     with pytest.raises(TypeError, match="max_time: unknown limit; there are min_accuracy, max_params, max_flops"):
         recommend(TABLE, max_time=3)
+
+
+@pytest.mark.parametrize("noise", ["pair_flip", "asymmetric", "human"])
+def test_of_noise_that_depends_on_the_class_validation_is_shown_as_it_is(noise):
+    table = candidates(spent("vanilla", [0.6, 0.5], 1).assign(noise_rate=0.3, noise_kind=noise), "mlp", 0.3)
+    assert table["expected"].tolist() == pytest.approx([60, 50])

@@ -8,6 +8,7 @@ from sdd_utils.analysis.cost import COSTS
 from sdd_utils.analysis.curves import optimal_weight_decay, teachers
 from sdd_utils.analysis.dip import REMOVED
 from sdd_utils.distillation import select_level
+from sdd_utils.errors import ConfigError
 
 SEEDS = 4
 
@@ -234,3 +235,32 @@ def test_a_rebound_just_under_the_margin_counts_as_avoided():
     large = rows(one_dip(0.05, margin + 0.001), "kd", sd=0, teacher="dense")
     assert verdicts(plain, small)[("C3", "dense")].verdict == "holds"
     assert verdicts(plain, large)[("C3", "dense")].verdict == "fails"
+
+
+def test_what_is_left_is_compared_with_the_margin_seed_by_seed():
+    """Seeds whose rebounds differ much, of each of which the student leaves a little less than the margin."""
+    rebounds = [0.04, 0.08, 0.12, 0.16]
+    plain, student = (
+        pd.concat(
+            [rows(one_dip(0.2, share * r), sd=0, **how).query("seed == @seed") for seed, r in enumerate(rebounds)]
+        )
+        for share, how in ((1, {}), (0.8 * REMOVED, {"method": "kd", "teacher": "dense"}))
+    )
+    seen = verdicts(plain, student)[("C3", "dense")]
+    assert seen.ci_high > 100 * REMOVED * np.mean(rebounds)  # of the mean alone nothing would follow
+    assert seen.verdict == "holds"
+
+
+def test_curves_of_other_seeds_than_vanillas_are_refused():
+    """Paired by position, seed 1 of one would be compared with seed 0 of the other."""
+    student = rows(CURED, "kd", teacher="dense")
+    for others in (student.assign(seed=student["seed"] + 1), student[student["seed"] > 0]):
+        with pytest.raises(
+            ConfigError, match=r"seed: .*MLP, ε = 0.3, dense teacher has \[1, 2, 3(, 4)?\], vanilla \[0, 1,"
+        ):
+            verdicts(VANILLA, others)
+
+
+def test_human_noise_without_a_remedy_is_not_said_to_be_missing():
+    claims = claims_table(VANILLA.assign(noise_kind="human"))
+    assert claims.set_index("claim").loc["C6", "evidence"] == "no remedy was trained"

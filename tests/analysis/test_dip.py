@@ -148,13 +148,15 @@ def test_the_interval_of_a_rebound_holds_it_in_about_nine_cases_of_ten(seeds, sd
 
 def test_a_chance_is_that_of_a_t_test():
     values = np.array([1.0, 2.5, 0.5, 3.0])
-    assert Estimate.of(values).chance(above=1) == pytest.approx(
+    assert Estimate.of(values).p_value(above=1) == pytest.approx(
         stats.ttest_1samp(values, 1, alternative="greater").pvalue
     )
-    assert Estimate.of(values).chance(below=2) == pytest.approx(stats.ttest_1samp(values, 2, alternative="less").pvalue)
-    assert np.isnan(Estimate.of([1.0]).chance(above=0))
-    assert Estimate.of([1.0, 1.0]).chance(above=0) == 0
-    assert Estimate.of([1.0, 1.0]).chance(above=1) == 1
+    assert Estimate.of(values).p_value(below=2) == pytest.approx(
+        stats.ttest_1samp(values, 2, alternative="less").pvalue
+    )
+    assert np.isnan(Estimate.of([1.0]).p_value(above=0))
+    assert Estimate.of([1.0, 1.0]).p_value(above=0) == 0
+    assert Estimate.of([1.0, 1.0]).p_value(above=1) == 1
 
 
 def test_valley_of_short_and_monotone_curves_is_none():

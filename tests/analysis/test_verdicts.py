@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sdd_utils.analysis.dip import REMOVED, measure_dip
+from sdd_utils.analysis.dip import REMOVED, measure_dip, over_the_margin
 
 LEVELS, SEEDS, TIMES = 15, 8, 1000
 REBOUND = 10.0  # points, of a vanilla curve
@@ -18,9 +18,11 @@ def sweeps(curve, sd, rho, rng):
 
 
 def called_avoided(curve, sd, rho):
-    """The share of sweeps whose rebound's interval lies below the margin."""
-    found = [measure_dip(one, held_out=False).rebound for one in sweeps(curve, sd, rho, np.random.default_rng(0))]
-    return np.mean([rebound.high < REMOVED * REBOUND for rebound in found])
+    """The share of sweeps, each beside one of vanilla, whose interval lies below the margin."""
+    rng = np.random.default_rng(0)
+    pairs = zip(sweeps(curve, sd, rho, rng), sweeps(with_rebound(REBOUND), sd, rho, rng), strict=True)
+    over = [over_the_margin(*(measure_dip(one, held_out=False) for one in pair)) for pair in pairs]
+    return np.mean([estimate.high < 0 for estimate in over])
 
 
 def with_rebound(points):

@@ -129,6 +129,11 @@ def test_verify_tells_identical_from_within_and_different(home, command, trained
     assert code == 1
     assert printed.endswith("3 finished runs: 3 different\n")
 
+    table[table["seed"] == 0].assign(train_loss=table["train_loss"] + 1e-5).to_csv(reference, index=False)
+    code, printed = command("verify")
+    assert code == 0
+    assert printed.endswith("3 finished runs: 3 single seed\n")
+
     table.assign(noise_rate=0.4).to_csv(reference, index=False)
     code, printed = command("verify")
     assert code == 0

@@ -62,6 +62,14 @@ def test_the_teacher_is_the_level_that_the_rule_picks_of_its_own_curve(student):
     assert torch.equal(train_teacher(exp, data).vector, curve[chosen][1])
 
 
+def test_of_a_dense_teacher_no_pruned_level_is_trained(student, monkeypatch):
+    exp, trained = student("dense", levels=8), []
+    train = train_level
+    monkeypatch.setattr("sdd_utils.pruning_loop.train_level", lambda *given: trained.append(given[3]) or train(*given))
+    train_teacher(exp, load(exp))
+    assert trained == [0]
+
+
 def test_a_teacher_that_is_given_is_not_trained(student, monkeypatch):
     exp = student()
     monkeypatch.setattr("sdd_utils.pruning_loop.train_teacher", lambda *_: pytest.fail("trained"))

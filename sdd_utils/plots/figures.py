@@ -36,7 +36,7 @@ def tour(levels: pd.DataFrame, arch: str, noise_rate: float) -> Figure:
     for label, part, colour in fits:
         draw_curves(below, part, "percent", color=colour, label=label)
     below.set_ylabel("training examples (%)")
-    below.legend(loc="center left", fontsize=7)
+    below.legend(loc="lower left", fontsize=7)
     name, tested = setting_name(arch, noise_rate), [("test accuracy", rows.assign(percent=rows["test_acc"]), "0.15")]
     views = {"test accuracy (%)": {name: tested}, "training examples (%)": {name: fits}}
     fig.chart = chart(views, "percent", "test accuracy")

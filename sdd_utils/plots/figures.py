@@ -121,15 +121,15 @@ def remedies(levels: pd.DataFrame) -> Figure:
     """What else is done against the dip, alone (first) and for students of the sparse teacher: one panel for each of
     both and each (architecture, ε) that has such curves."""
     panels = {}
-    for prefix, plain, whose in (("", "vanilla", "alone"), ("kd-", "sparse", "students")):
+    for prefix, plain, whose in (("", "vanilla", "no teacher"), ("kd-", "sparse", "sparse teacher")):
         for setting in curves.vanilla_settings(levels):
             ways = [plain, *(prefix + name for name in REMEDIES), *(["early"] if not prefix else [])]
             rows = {name: METHODS[name].rows(levels, *setting) for name in ways}
             shown = {name: METHODS[name.removeprefix("kd-")] for name, part in rows.items() if len(part)}
             lines = [(way.label, rows[name], way.colour) for name, way in shown.items() if name != plain]
             if APART & shown.keys():
-                nothing = ("nothing else", rows[plain], METHODS["vanilla"].colour)
-                panels[f"{setting_name(*setting)}: {whose}"] = [nothing, *lines]
+                nothing = ("no other remedy", rows[plain], METHODS["vanilla"].colour)
+                panels[f"{setting_name(*setting)}, {whose}"] = [nothing, *lines]
     return draw_panels(panels)
 
 
@@ -176,8 +176,9 @@ def _shares_left(ax: Axes, best: pd.DataFrame, room: float) -> None:
     last = -np.inf
     for one in best.itertuples():
         if np.log(one.spent) - last > room:
-            where = "left" if last == -np.inf else "center"  # the first is at the axis
-            last, style = np.log(one.spent), {"textcoords": "offset points", "fontsize": 6, "ha": where}
+            where = "left" if last == -np.inf else "center"  # the first is at the axis, and reaches farther
+            last = np.log(one.spent) + (room / 2 if where == "left" else 0)
+            style = {"textcoords": "offset points", "fontsize": 6, "ha": where}
             ax.annotate(f"{share(100 - 100 * one.sparsity)} %", (one.spent, one.percent), (0, 5), **style)
 
 

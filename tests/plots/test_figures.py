@@ -53,11 +53,11 @@ def test_remedies_are_drawn_alone_and_with_a_teacher_and_nowhere_else(levels):
     more = [plain.assign(method=method, teacher=teacher) for method, teacher in kinds.values()]
     both = pd.concat([plain, *more])
     figure = figures.remedies(both)
-    titles = ["MLP, ε = 0.3: alone", "MLP, ε = 0.3: students"]
+    titles = ["MLP, ε = 0.3, no teacher", "MLP, ε = 0.3, sparse teacher"]
     assert [ax.get_title() for ax in figure.axes] == titles
     assert [len(ax.lines) for ax in figure.axes] == [3, 2]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "nothing else", "generalised cross-entropy", "early stopping"
+        "no other remedy", "generalised cross-entropy", "early stopping"
     ]  # fmt: skip
     assert not figures.remedies(plain).axes
     assert len(figures.distillation(both).axes[0].lines) == 3
@@ -65,7 +65,7 @@ def test_remedies_are_drawn_alone_and_with_a_teacher_and_nowhere_else(levels):
 
 def test_legends_lie_below_the_curves():
     """Where all curves run high, as those of few seeds on CIFAR do, the axis goes lower."""
-    fig = figures.cure(load_levels("cifar10-small"), "resnet18", 0.5)
+    fig = figures.cure(load_levels("cifar10-subset"), "resnet18", 0.2)
     fig.canvas.draw()
     ax, _ = fig.axes
     legend = ax.get_legend().get_window_extent()

@@ -14,7 +14,6 @@ import time
 import warnings
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -27,7 +26,7 @@ from torch import Tensor
 from sdd_utils.config import Experiment
 from sdd_utils.errors import ResultsMissing
 from sdd_utils.files import read_csv
-from sdd_utils.models import CHAINED
+from sdd_utils.models import unit_links
 from sdd_utils.pruning import SparseNetwork, new_network
 from sdd_utils.runner.checkpoints import level_file, restore, shown_levels
 from sdd_utils.runner.integrity import finished
@@ -52,31 +51,21 @@ class Link:
 
 
 def links(model: nn.Module) -> Iterator[Link]:
-    """The links of a network, first to last: inside residual blocks, inside a transformer's MLPs, or along a chain of
-    layers. Of a network that is made otherwise there are none, so nothing is cut."""
-    for module in model.modules():
-        if type(module).__name__ == "BasicBlock":  # torchvision's
-            norm = module.bn1
-            yield Link(module.conv1, norm, module.conv2, lambda x, norm=norm: torch.relu(_normed(x, norm)))
-        elif type(module).__name__ == "Mlp":  # timm's
-            yield Link(module.fc1, None, module.fc2, module.act)
-    if isinstance(model, nn.Sequential) and {type(layer).__name__ for layer in model} <= CHAINED:
-        yield from _chain(model)
-
-
-def _chain(model: nn.Sequential) -> Iterator[Link]:
-    """Between two layers of CHAINED that have weights, ReLU and batch norm alone change a unit that is constant."""
-    made = [i for i, layer in enumerate(model) if isinstance(layer, (nn.Linear, nn.Conv2d))]
-    for maker, reader in pairwise(made):
-        between = [layer for layer in model[maker:reader] if isinstance(layer, (nn.ReLU, nn.BatchNorm2d))]
+    """Those of ``models.unit_links``, first to last. Between two such layers nothing but an activation and batch norm
+    changes a unit that is constant."""
+    layers = dict(model.named_modules())
+    names = list(layers)
+    for maker, reader in unit_links(model):
+        between = [layers[name] for name in names[names.index(maker) + 1 : names.index(reader)]]
         norm = next((layer for layer in between if isinstance(layer, nn.BatchNorm2d)), None)
 
         def constant(x: Tensor, between: list[nn.Module] = between) -> Tensor:
             for layer in between:
-                x = torch.relu(x) if isinstance(layer, nn.ReLU) else _normed(x, layer)
+                if isinstance(layer, (nn.ReLU, nn.GELU, nn.BatchNorm2d)):
+                    x = _normed(x, layer) if isinstance(layer, nn.BatchNorm2d) else layer(x)
             return x
 
-        yield Link(model[maker], norm, model[reader], constant)
+        yield Link(layers[maker], norm, layers[reader], constant)
 
 
 def _normed(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
@@ -100,7 +89,7 @@ def without_dead_units(model: nn.Module) -> tuple[nn.Module, int]:
 def _cut(link: Link) -> int:
     made = link.maker.weight.flatten(1)
     read = link.reader.weight.flatten(1).reshape(len(link.reader.weight), len(made), -1)  # (readers, units, …)
-    bias = torch.zeros(len(made)) if link.maker.bias is None else link.maker.bias
+    bias = torch.zeros(len(made)) if link.maker.bias is None else link.maker.bias.clone()  # ReLU may be in place
     constant, unfed = link.constant(bias), ~made.any(1)
     foldable = torch.full_like(unfed, isinstance(link.reader, nn.Linear)) | (constant == 0)
     keep = read.any(2).any(0) & ~(unfed & foldable)

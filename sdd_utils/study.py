@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from sdd_utils.analysis.curves import select as select_settings
+from sdd_utils.analysis.curves import of_settings
 from sdd_utils.analysis.methods import METHODS
 from sdd_utils.errors import ConfigError, Damaged, ResultsMissing, SweepStopped, TrainingStopped
 from sdd_utils.files import read_csv, write_bytes
@@ -110,7 +110,7 @@ class Study:
         """
         setting = self.setting
         if self.folder is None:
-            return select_settings(self.levels("vanilla"), [(setting["arch"], setting["noise_rate"])])
+            return of_settings(self.levels("vanilla"), [(setting["arch"], setting["noise_rate"])])
         mine = [exp for exp in self._select(("vanilla",)) if _setting(exp) == setting]
         from tqdm import tqdm
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from sdd_utils.analysis.choose import stopped
 from sdd_utils.analysis.cost import spent
-from sdd_utils.analysis.curves import select, setting_name, vanilla_settings
+from sdd_utils.analysis.curves import of_settings, setting_name, vanilla_settings
 from sdd_utils.analysis.dip import Dip, Estimate, curves_of, held_out_valleys, measure_dip, over_the_margin
 from sdd_utils.analysis.methods import METHODS, Method
 from sdd_utils.datasets import DATASETS
@@ -67,7 +67,7 @@ class Setting:
         return "yes" if self.arch in ("resnet18", "vit") else NOT_IN_THE_PAPER
 
     @property
-    def dips(self) -> str:
+    def c1(self) -> str:
         """The verdict of C1."""
         rebound = self.dip.rebound
         return "holds" if self.dip.is_double_descent else "fails" if rebound.high <= 0 else "inconclusive"
@@ -78,11 +78,11 @@ class Setting:
 
     def if_any(self, verdict: str) -> str:
         """A verdict about a dip, where there may be one."""
-        return "not applicable" if self.dips == "fails" else verdict
+        return "not applicable" if self.c1 == "fails" else verdict
 
     def avoided(self, method: str) -> str:
         """Whether one of the METHODS has no dip any more, where vanilla has one."""
-        if self.dips != "holds":
+        if self.c1 != "holds":
             return self.if_any("inconclusive")
         over = self.over_the_margin(method)
         return "holds" if over.high < 0 else "fails" if over.low > 0 else "inconclusive"
@@ -135,7 +135,7 @@ def occurs(setting: Setting) -> Iterator[dict]:
     rise is part of the picture and not asked for: a network that has memorised all wrong labels has little to lose.
     """
     says, rebound = "accuracy rises again as sparsity grows (rebound, points)", setting.dip.rebound
-    yield setting.row(says, rebound, rebound.p_value(above=0), setting.dips, "01_baseline")
+    yield setting.row(says, rebound, rebound.p_value(above=0), setting.c1, "01_baseline")
 
 
 @claim("C2a")
@@ -209,7 +209,7 @@ def distillation_gains(setting: Setting) -> Iterator[dict]:
 
 def _cost(setting: Setting, unit: str, cost: str) -> Iterator[dict]:
     """The rows of C5a or C5b; the rule is in ``costs_fewer_flops``."""
-    by_seed = select(setting.ends, [(setting.arch, setting.noise_rate)]).set_index("seed").sort_index()
+    by_seed = of_settings(setting.ends, [(setting.arch, setting.noise_rate)]).set_index("seed").sort_index()
     plain = by_seed[(by_seed["pipeline"] == "vanilla") & (by_seed["rule"] == "full sweep")]
     for name, method in setting.remedies:
         avoided = setting.avoided(name)
@@ -259,7 +259,7 @@ def human_noise_too(setting: Setting) -> Iterator[dict]:
     if setting.plain["noise_kind"].iat[0] != "human":
         return
     for row in distillation_avoids(setting, "under human label noise too, {} has no dip (rebound, points)"):
-        fails = {"verdict": "fails"} if setting.dips == "fails" else {}
+        fails = {"verdict": "fails"} if setting.c1 == "fails" else {}
         paper = {} if setting.plain["dataset"].iat[0] == "cifar100n" else {"paper": NOT_IN_THE_PAPER}
         yield row | fails | paper
 

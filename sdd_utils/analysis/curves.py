@@ -35,10 +35,10 @@ def setting_name(arch: str, noise_rate: float) -> str:
 def distilled_settings(levels: pd.DataFrame) -> list[tuple[str, float]]:
     """Those of them that have students."""
     students = levels[levels["method"] == "kd"]
-    return [setting for setting in vanilla_settings(levels) if len(select(students, [setting]))]
+    return [setting for setting in vanilla_settings(levels) if len(of_settings(students, [setting]))]
 
 
-def select(rows: pd.DataFrame, settings: Iterable[tuple[str, float]]) -> pd.DataFrame:
+def of_settings(rows: pd.DataFrame, settings: Iterable[tuple[str, float]]) -> pd.DataFrame:
     """The rows whose (arch, noise_rate) is among ``settings``, numbered anew."""
     wanted = set(settings)
     chosen = [setting in wanted for setting in zip(rows["arch"], rows["noise_rate"], strict=True)]
@@ -47,7 +47,7 @@ def select(rows: pd.DataFrame, settings: Iterable[tuple[str, float]]) -> pd.Data
 
 def of_method(levels: pd.DataFrame, arch: str, noise_rate: float, method: str, teacher: str = "none") -> pd.DataFrame:
     """Rows of one setting, a value of the column ``method``, and the rule that picked the teacher; may be empty."""
-    return select(levels[(levels["method"] == method) & (levels["teacher"] == teacher)], [(arch, noise_rate)])
+    return of_settings(levels[(levels["method"] == method) & (levels["teacher"] == teacher)], [(arch, noise_rate)])
 
 
 vanilla = partial(of_method, method="vanilla")  # at the regular λ without a teacher
@@ -56,12 +56,12 @@ vanilla = partial(of_method, method="vanilla")  # at the regular λ without a te
 def at_weight_decay(levels: pd.DataFrame, arch: str, noise_rate: float, weight_decay: float) -> pd.DataFrame:
     """Rows without a teacher at one λ, regular or not."""
     rows = undistilled(levels)
-    return select(rows[rows["weight_decay"] == weight_decay], [(arch, noise_rate)])
+    return of_settings(rows[rows["weight_decay"] == weight_decay], [(arch, noise_rate)])
 
 
 def weight_decays(levels: pd.DataFrame, arch: str, noise_rate: float) -> list[float]:
     """The λ at which there are curves without a teacher, in increasing order."""
-    return sorted(select(undistilled(levels), [(arch, noise_rate)])["weight_decay"].unique())
+    return sorted(of_settings(undistilled(levels), [(arch, noise_rate)])["weight_decay"].unique())
 
 
 def undistilled(levels: pd.DataFrame) -> pd.DataFrame:

@@ -150,7 +150,7 @@ def frontier(levels: pd.DataFrame) -> Figure:
     points = points.assign(spent=factor * points[cost], percent=100 * points["test_acc"])
     fig, axes = panels.panel_grid(len(settings))
     for ax, setting in zip(axes.flat, settings, strict=False):
-        mine = curves.select(points, [setting])
+        mine = curves.of_settings(points, [setting])
         best = front(mine, "spent", "percent")
         ax.plot(best["spent"], best["percent"], color="0.6", lw=1, zorder=1)
         _shares_left(ax, best, room=0.17 * np.log(mine["spent"].max() / mine["spent"].min()))

@@ -228,10 +228,10 @@ def costs_fewer_flops(setting: Setting) -> Iterator[dict]:
     """**C5a**, a remedy costs fewer FLOPs. Measured: its cost as a share of vanilla's.
 
     Each way is charged until it is known what comes out of it. Vanilla has to be pruned to the end, since its curve may
-    come back after a drop. A student whose dip is avoided (by C3's rule) may stop at the first significant drop of
-    validation accuracy, two standard errors below the best so far; one whose dip is not has to be pruned to the end as
-    well; where it is open which, the first drop is shown, and the verdict given that both have in common. A student is
-    charged for its teacher: a dense network, or a vanilla curve, all of it, to choose the sparse teacher from. Early
+    come back after a drop. A student whose dip is avoided (C3) may stop at the first significant drop of validation
+    accuracy, two standard errors below the best so far; one whose dip is not has to be pruned to the end as well. Where
+    C3 is open, both stop rules are tried, and this is open unless they agree; the number is the first drop's. A student
+    is charged for its teacher: a dense network, or a vanilla curve, all of it, to choose the sparse teacher from. Early
     stopping is judged alike. All take the sparsest network within one standard error of the best. FLOPs count pruned
     weights as if they were there. The mean share is a geometric one, so that it does not matter which of the two costs
     is divided by which.

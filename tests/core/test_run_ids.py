@@ -8,11 +8,9 @@ from sdd_utils.profiles import PROFILES, load_profile
 from sdd_utils.tables import REFERENCE
 
 FROZEN = {
-    "cifar10-short": (24, "82b9370eea58b0b8"),
-    "cifar10-small": (50, "10af6050c9f217b0"),
-    "cifar10-small-vit": (15, "b6767ad02bde26f5"),
-    "cifar10-tiny": (9, "46fcbe863d42971f"),
-    "cifar10n-tiny": (9, "76f6e11e660aeba8"),
+    "cifar10-short": (36, "2911239cdad4d651"),
+    "cifar10-subset": (25, "c51bed294f15810b"),
+    "cifar10-subset-vit": (35, "41336443faa0148b"),
     "digits": (164, "acf4d954cbdac78b"),
     "digits-asymmetric": (40, "4ae7e7619f59ab65"),
     "digits-extreme": (90, "a4f8e9b3b58fba71"),
@@ -25,6 +23,7 @@ FROZEN = {
     "digits-random": (40, "dd8653a965e4611d"),
     "digits-redraw": (40, "ab769cca98eafb38"),
     "digits-remedies": (224, "271a9b3482cec766"),
+    "digits-selection": (40, "dcac5ccadd6b4c46"),
     "digits-small-student": (56, "2e2f88c446bf1660"),
     "digits-tau-alpha": (279, "663b269bf5587367"),
     "digits-units": (90, "54c9391c079165ff"),

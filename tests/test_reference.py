@@ -76,18 +76,9 @@ def test_every_architecture_of_the_default_shows_double_descent():
         assert measure_dip(curves_of(vanilla(levels, arch, 0.3))).is_double_descent
 
 
-BEFORE = {"cifar10-small", "cifar10-small-vit", "cifar10-tiny", "cifar10n-tiny"}
-"""References whose level 0 was trained for one short schedule; 07_cifar10 says so."""
-
-
-@pytest.mark.parametrize("name", sorted(set(PROFILES) - BEFORE))
 def test_dense_networks_have_memorised_the_wrong_labels(name, levels):
     dense = levels[(levels["level"] == 0) & (levels["method"] == "vanilla")]
     assert dense["memorised"].min() >= 0.95
-
-
-MEMORISED = {"cifar10-small-vit": 0.6}
-"""Of the wrong labels, where it is less than nine tenths: a ViT's twelve epochs a level are not enough for that."""
 
 
 STILL = {"digits-asymmetric": 0.5, "digits-units": 1}
@@ -99,7 +90,7 @@ can be learned as a rule, and attention has no units to prune."""
 def test_the_networks_memorise_the_noise_before_they_cannot(name, levels):
     for arch, rate in vanilla_settings(levels):
         memorised = curves_of(vanilla(levels, arch, rate), "memorised").mean(axis=0)
-        assert memorised.max() > MEMORISED.get(name, 0.9)
+        assert memorised.max() > 0.9
         assert memorised[-1] <= STILL.get(name, 0.3)
 
 

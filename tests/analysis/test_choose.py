@@ -70,7 +70,7 @@ def test_every_rule_is_charged_for_what_it_trains_and_chooses_on_validation():
     assert table.loc["full sweep", "train_flops"] == LEVELS
 
 
-@pytest.mark.parametrize(("profile", "images"), [("digits", 200), ("cifar10-tiny", 300)])
+@pytest.mark.parametrize(("profile", "images"), [("digits", 200), ("cifar10-subset", 1000)])
 def test_the_number_of_validation_images_comes_with_the_table(profile, images):
     assert set(spent_on(load_levels(profile))["val_images"]) == {images}
     assert load_profile(profile).experiments()[0].validation_images == images

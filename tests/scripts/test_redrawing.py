@@ -10,7 +10,7 @@ from scripts.figures import figures_command
 from sdd_utils.cli.commands import main
 from sdd_utils.tables import REFERENCE
 
-SOUND, SPOILT = "cifar10-tiny", "cifar10n-tiny"
+SOUND, SPOILT = "digits-random", "cifar10-subset"
 
 
 @pytest.fixture

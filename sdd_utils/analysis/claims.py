@@ -80,11 +80,10 @@ class Setting:
         """A verdict about a dip, where there may be one."""
         return "not applicable" if self.c1 == "fails" else verdict
 
-    def avoided(self, method: str) -> str:
-        """Whether one of the METHODS has no dip any more, where vanilla has one."""
+    def avoided(self, over: Estimate) -> str:
+        """Whether there is no dip any more, where vanilla has one, by what is ``over_the_margin``."""
         if self.c1 != "holds":
             return self.if_any("inconclusive")
-        over = self.over_the_margin(method)
         return "holds" if over.high < 0 else "fails" if over.low > 0 else "inconclusive"
 
     def row(
@@ -163,7 +162,7 @@ def l2_avoids(setting: Setting) -> Iterator[dict]:
     """
     if len(best := setting.rows("l2")):
         rebound, over, does = setting.dip_of("l2").rebound, setting.over_the_margin("l2"), "avoids"
-        verdict, p = setting.avoided("l2"), over.p_value(below=0)
+        verdict, p = setting.avoided(over), over.p_value(below=0)
         if setting.arch == "resnet18":
             verdict, does = {"holds": "fails", "fails": "holds"}.get(verdict, verdict), "does not avoid"
             p = over.p_value(above=0)
@@ -184,7 +183,7 @@ def distillation_avoids(setting: Setting, says: str = "{} has no dip (remaining 
     for name, method in setting.remedies:
         rebound, over = setting.dip_of(name).rebound, setting.over_the_margin(name)
         p, evidence = over.p_value(below=0), f"03_distillation, minus the margin {over}"
-        yield setting.row(says.format(method.subject), rebound, p, setting.avoided(name), evidence, method)
+        yield setting.row(says.format(method.subject), rebound, p, setting.avoided(over), evidence, method)
 
 
 @claim("C4")
@@ -212,7 +211,7 @@ def _cost(setting: Setting, unit: str, cost: str) -> Iterator[dict]:
     by_seed = of_settings(setting.ends, [(setting.arch, setting.noise_rate)]).set_index("seed").sort_index()
     plain = by_seed[(by_seed["pipeline"] == "vanilla") & (by_seed["rule"] == "full sweep")]
     for name, method in setting.remedies:
-        avoided = setting.avoided(name)
+        avoided = setting.avoided(setting.over_the_margin(name))
         rules = {"holds": ["first drop"], "fails": ["full sweep"]}.get(avoided, ["first drop", "full sweep"])
         mine = by_seed[by_seed["pipeline"] == name]
         found = [_costs_less(mine[mine["rule"] == rule], plain, cost) for rule in rules]

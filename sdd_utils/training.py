@@ -182,6 +182,25 @@ def set_training_state(
     set_random_state(part_of(saved, "random."), rng, optimizer.param_groups[0]["params"][0].device)
 
 
+def check_training_state(saved: dict[str, Tensor], net: SparseNetwork, exp: Experiment, level: int) -> None:
+    """Raise ValueError or RuntimeError unless ``train_level`` can have left this in the middle of a level."""
+    expected, epoch = training_state(*make_optimizer(net, exp, level), torch.Generator()), torch.zeros((), dtype=int)
+    adam = {"exp_avg": net.vector, "exp_avg_sq": net.vector, "step": torch.zeros(())}
+    moments = adam if exp.optimizer == "adamw" else {"momentum_buffer": net.vector} if exp.momentum else {}
+    best = {"accuracy": expected["lr"], "epoch": epoch} | net.state() if exp.patience else {}
+    expected |= {f"moment.{name}": value for name, value in moments.items()}
+    expected |= {f"best.{name}": value for name, value in best.items()}
+    for name in (expected.keys() | saved.keys()) - {"random.cuda"}:  # where the level may have begun, or go on
+        here, there = expected.get(name, torch.empty(0)), saved.get(name, torch.empty(0))
+        if (here.shape, here.dtype) != (there.shape, there.dtype) or not there.isfinite().all():
+            raise ValueError(f"training.{name} is not what this experiment's training leaves")
+    epoch, lr, most = saved["epoch"], saved["lr"], exp.lr * (1 + 1e-6)  # a GPU rounds it to float32
+    if not 1 <= epoch < exp.epochs_of(level) or not 0 <= lr <= most:
+        raise ValueError(f"training.epoch = {epoch} and training.lr = {lr} are not of this experiment")
+    for name in ("random.batches", "random.torch"):
+        torch.Generator().set_state(saved[name])
+
+
 def part_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names begin with ``prefix``, without it."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -11,7 +11,7 @@ from scripts.notebooks import NOTEBOOKS
 from sdd_utils.analysis.claims import holm
 from sdd_utils.analysis.cost import spent
 from sdd_utils.analysis.curves import teachers
-from sdd_utils.analysis.methods import METHODS, REMEDIES, named
+from sdd_utils.analysis.methods import METHODS, REMEDIES
 from sdd_utils.analysis.words import listed, ranged
 from sdd_utils.files import ROOT
 from sdd_utils.tables import LEVEL_COLUMNS, REFERENCE, load_levels
@@ -37,14 +37,14 @@ def test_it_is_short():
 
 def shown(claim, way=""):
     """The committed rows of one claim at ε = 0.3, of one way alone if it is named."""
-    rows = CLAIMS[(CLAIMS["claim"] == claim) & CLAIMS["statement"].str.contains("ε = 0.3: ")]
-    return rows[rows["statement"].map(named) == way]
+    rows = CLAIMS[(CLAIMS["claim"] == claim) & (CLAIMS["noise_rate"] == 0.3)]
+    return rows[rows["pipeline"].isin([way] if way else ["vanilla", "l2"])]
 
 
 def marks(claim, way=""):
     """The committed verdicts on one claim at ε = 0.3 as README shows them: MLP, ResNet-18, ViT."""
-    found = {row.statement.split(",")[0]: MARKS[row.verdict] for row in shown(claim, way).itertuples()}
-    return [found[network] for network in ("MLP", "ResNet-18", "ViT")]
+    verdicts = shown(claim, way).set_index("arch")["verdict"]
+    return [MARKS[verdicts[arch]] for arch in ("mlp", "resnet18", "vit")]
 
 
 def measured(claim, way):
@@ -90,7 +90,7 @@ def test_what_it_says_in_short_follows_from_the_verdicts():
     shares = listed(f"{share:.2f}" for share in measured("C5a", "kd-early")[holds])
     assert f"both together do in two, for {shares} of it. On CIFAR-10 only the first is seen to." in text
     cifar = pd.read_csv(REFERENCE / "cifar10-subset" / "claims.csv").query("claim == 'C3' and verdict == 'holds'")
-    assert cifar["statement"].map(named).tolist() == ["early_stopped"]
+    assert cifar["pipeline"].tolist() == ["early_stopped"]
     costs = spent(levels).groupby(["arch", "noise_rate", "seed", "pipeline"])["train_flops"].max()
     search = costs.xs(0.3, level="noise_rate").unstack("pipeline").eval("l2 / vanilla").groupby("arch").mean()
     assert search.round().tolist() == [3, 2, 2]
@@ -104,13 +104,11 @@ def test_what_it_says_of_other_remedies_follows_from_their_verdicts():
     text = " ".join(README.split())
     assert "Of five other remedies, a loss that weighs wrong labels less (generalised cross-entropy)" in text
     assert "removes it in two, at vanilla's FLOPs, the rest in none; with the sparse teacher, mixup and label" in text
-    claims = pd.read_csv(REFERENCE / "digits-remedies" / "claims.csv").assign(
-        way=lambda rows: rows["statement"].map(named)
-    )
-    holds = claims[(claims["claim"] == "C3") & (claims["verdict"] == "holds")]["way"].value_counts()
+    claims = pd.read_csv(REFERENCE / "digits-remedies" / "claims.csv")
+    holds = claims[(claims["claim"] == "C3") & (claims["verdict"] == "holds")]["pipeline"].value_counts()
     assert holds.reindex(REMEDIES).dropna().to_dict() == {"gce": 2}
     assert {f"kd-{name}" for name in REMEDIES if holds.get(f"kd-{name}") == 2} == {"kd-mixup", "kd-smoothing"}
-    assert claims.loc[(claims["claim"] == "C5a") & (claims["way"] == "gce"), "measured"].between(0.9, 1.1).all()
+    assert claims.loc[(claims["claim"] == "C5a") & (claims["pipeline"] == "gce"), "measured"].between(0.9, 1.1).all()
     assert len(REMEDIES) == 5
 
 
@@ -126,7 +124,7 @@ def test_its_first_figure_is_described_by_its_table():
     assert f"it has no dip, and all levels take {flops['early'] / flops['vanilla']:.2f} of vanilla's FLOPs" in text
     claims = pd.read_csv(REFERENCE / "mnist" / "claims.csv")
     avoids = claims[claims["claim"] == "C3"]
-    verdicts = dict(zip(avoids["statement"].map(named), avoids["verdict"], strict=True))
+    verdicts = dict(zip(avoids["pipeline"], avoids["verdict"], strict=True))
     assert "of the dense teacher dip as well, those of the sparse and of an early-stopped one do not" in text
     assert {way for way, verdict in verdicts.items() if verdict == "holds"} == set(WAYS) - {"dense"}
     assert verdicts["dense"] == "fails"
@@ -136,7 +134,7 @@ def test_it_says_how_many_verdicts_would_hold_by_chance():
     judged = (CLAIMS["verdict"] != "not applicable").sum()
     holding = (CLAIMS["verdict"] == "holds").sum()
     text = " ".join(README.split())
-    theirs = CLAIMS["statement"].map(lambda text: not named(text) or METHODS[named(text)].in_the_paper)
+    theirs = CLAIMS["pipeline"].map(lambda name: pd.isna(name) or METHODS[name].in_the_paper)
     counts = [
         f"{(part['verdict'] == 'holds').sum()} of {(part['verdict'] != 'not applicable').sum()}"
         for part in (CLAIMS[theirs], CLAIMS[~theirs])

@@ -20,7 +20,11 @@ from sdd_utils.errors import ConfigError
 
 NOT_IN_THE_PAPER = "not in the paper"
 
-CLAIM_COLUMNS = ["claim", "statement", "paper", "measured", "ci_low", "ci_high", "n_seeds", "p", "verdict", "evidence"]
+CLAIM_COLUMNS = [
+    *["claim", "dataset", "arch", "noise_rate", "pipeline", "statement", "paper"],
+    *["measured", "ci_low", "ci_high", "n_seeds", "p", "verdict", "evidence"],
+]
+"""One row a claim about one of the METHODS, its ``pipeline``, in one setting."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,23 +37,30 @@ class Setting:
     noise_rate: float
     prefix: str = ""  # the dataset, where there are several
 
-    def rows(self, method: str) -> pd.DataFrame:
-        """The rows of one of the METHODS; may be empty. Raises ConfigError where its seeds are not vanilla's."""
-        rows = METHODS[method].rows(self.levels, self.arch, self.noise_rate)
-        own, plain = (sorted({*map(int, part["seed"])}) for part in (rows, self.plain))
-        if own and own != plain:
-            where = f"{setting_name(self.arch, self.noise_rate)}, {METHODS[method].label}"
-            raise ConfigError(f"seed: claims compare seed by seed; {where} has {own}, vanilla {plain}")
-        return rows
-
-    def dip_of(self, method: str) -> Dip:
-        """What one of the METHODS that have rows here leaves of the dip."""
-        return measure_dip(curves_of(self.rows(method)), held_out=False)
+    @property
+    def name(self) -> str:
+        """How claims call it."""
+        return f"{self.prefix}{setting_name(self.arch, self.noise_rate)}"
 
     @cached_property
+    def rows(self) -> dict[str, pd.DataFrame]:
+        """The rows of each of the METHODS that has some. Raises ConfigError where its seeds are not vanilla's."""
+        found = {name: method.rows(self.levels, self.arch, self.noise_rate) for name, method in METHODS.items()}
+        seeds = {name: sorted({*map(int, rows["seed"])}) for name, rows in found.items() if len(rows)}
+        for name, own in seeds.items():
+            if own != (plain := seeds["vanilla"]):
+                where = f"{self.name}, {METHODS[name].label}"
+                raise ConfigError(f"seed: claims compare seed by seed; {where} has {own}, vanilla {plain}")
+        return {name: found[name] for name in seeds}
+
+    def dip_of(self, pipeline: str) -> Dip:
+        """What one of the METHODS that have rows here leaves of the dip."""
+        return measure_dip(curves_of(self.rows[pipeline]), held_out=False)
+
+    @property
     def plain(self) -> pd.DataFrame:
         """Vanilla's rows."""
-        return METHODS["vanilla"].rows(self.levels, self.arch, self.noise_rate)
+        return self.rows["vanilla"]
 
     @cached_property
     def dip(self) -> Dip:
@@ -57,14 +68,9 @@ class Setting:
         return measure_dip(curves_of(self.plain))
 
     @property
-    def remedies(self) -> list[tuple[str, Method]]:
+    def remedies(self) -> dict[str, Method]:
         """The methods with rows here that are not pruning at some λ: distillation, early stopping, or both."""
-        return [(name, m) for name, m in METHODS.items() if m.subject and len(self.rows(name))]
-
-    @property
-    def paper(self) -> str:
-        """Whether the paper speaks of this architecture."""
-        return "yes" if self.arch in ("resnet18", "vit") else NOT_IN_THE_PAPER
+        return {name: METHODS[name] for name in self.rows if METHODS[name].subject}
 
     @property
     def c1(self) -> str:
@@ -72,9 +78,9 @@ class Setting:
         rebound = self.dip.rebound
         return "holds" if self.dip.is_double_descent else "fails" if rebound.high <= 0 else "inconclusive"
 
-    def over_the_margin(self, method: str) -> Estimate:
+    def over_the_margin(self, pipeline: str) -> Estimate:
         """What one of the METHODS leaves of the rebound, minus REMOVED of vanilla's, measured alike (points)."""
-        return over_the_margin(self.dip_of(method), self.dip_of("vanilla"))
+        return over_the_margin(self.dip_of(pipeline), self.dip_of("vanilla"))
 
     def if_any(self, verdict: str) -> str:
         """A verdict about a dip, where there may be one."""
@@ -86,14 +92,13 @@ class Setting:
             return self.if_any("inconclusive")
         return "holds" if over.high < 0 else "fails" if over.low > 0 else "inconclusive"
 
-    def row(
-        self, statement: str, measured: Estimate, p: float, verdict: str, evidence: str, method: Method | None = None
-    ) -> dict:
-        """One row of claims.csv, but for the claim's number."""
-        statement = f"{self.prefix}{setting_name(self.arch, self.noise_rate)}: {statement}"
+    def row(self, pipeline: str, says: str, measured: Estimate, p: float, verdict: str, evidence: str) -> dict:
+        """One row of claims.csv about one of the METHODS, but for the claim's number."""
+        theirs = self.arch in ("resnet18", "vit") and METHODS[pipeline].in_the_paper
+        of = {"dataset": self.plain["dataset"].iat[0], "arch": self.arch, "noise_rate": self.noise_rate}
+        said = {"statement": f"{self.name}: {says}", "paper": "yes" if theirs else NOT_IN_THE_PAPER}
         numbers = {"measured": measured.value, "ci_low": measured.low, "ci_high": measured.high, "n_seeds": measured.n}
-        paper = self.paper if method is None or method.in_the_paper else NOT_IN_THE_PAPER
-        return {"statement": statement, "paper": paper} | numbers | {"p": p, "verdict": verdict, "evidence": evidence}
+        return of | {"pipeline": pipeline} | said | numbers | {"p": p, "verdict": verdict, "evidence": evidence}
 
 
 Claim = Callable[[Setting], Iterator[dict]]
@@ -134,7 +139,7 @@ def occurs(setting: Setting) -> Iterator[dict]:
     rise is part of the picture and not asked for: a network that has memorised all wrong labels has little to lose.
     """
     says, rebound = "accuracy rises again as sparsity grows (rebound, points)", setting.dip.rebound
-    yield setting.row(says, rebound, rebound.p_value(above=0), setting.c1, "01_baseline")
+    yield setting.row("vanilla", says, rebound, rebound.p_value(above=0), setting.c1, "01_baseline")
 
 
 @claim("C2a")
@@ -146,12 +151,12 @@ def l2_smooths(setting: Setting) -> Iterator[dict]:
     applicable where C1 fails, since there is nothing to smooth. Holds if the interval lies above 0, fails if it lies
     below, else inconclusive.
     """
-    if len(best := setting.rows("l2")):
+    if (best := setting.rows.get("l2")) is not None:
         gain = Estimate.of(setting.dip.rebounds - measure_dip(curves_of(best)).rebounds)
         verdict = "holds" if gain.low > 0 else "fails" if gain.high < 0 else "inconclusive"
         statement = "the best λ makes the rebound smaller than the regular λ does (by, points)"
         evidence = f"02_l2_sweep, λ = {best['weight_decay'].iat[0]:g}"
-        yield setting.row(statement, gain, gain.p_value(above=0), setting.if_any(verdict), evidence)
+        yield setting.row("l2", statement, gain, gain.p_value(above=0), setting.if_any(verdict), evidence)
 
 
 @claim("C2b")
@@ -160,7 +165,7 @@ def l2_avoids(setting: Setting) -> Iterator[dict]:
 
     Verdict as for C3, or, for a ResNet-18, the opposite of it.
     """
-    if len(best := setting.rows("l2")):
+    if (best := setting.rows.get("l2")) is not None:
         rebound, over, does = setting.dip_of("l2").rebound, setting.over_the_margin("l2"), "avoids"
         verdict, p = setting.avoided(over), over.p_value(below=0)
         if setting.arch == "resnet18":
@@ -168,7 +173,7 @@ def l2_avoids(setting: Setting) -> Iterator[dict]:
             p = over.p_value(above=0)
         statement = f"the best λ {does} the dip (remaining rebound, points)"
         evidence = f"02_l2_sweep, λ = {best['weight_decay'].iat[0]:g}; minus the margin {over}"
-        yield setting.row(statement, rebound, p, verdict, evidence)
+        yield setting.row("l2", statement, rebound, p, verdict, evidence)
 
 
 @claim("C3")
@@ -180,10 +185,10 @@ def distillation_avoids(setting: Setting, says: str = "{} has no dip (remaining 
     interval of the difference lies below 0, fails if it lies above, else inconclusive. Evidence has that difference.
     A student may still lose accuracy on the way down; a dip is what comes back.
     """
-    for name, method in setting.remedies:
+    for name, method in setting.remedies.items():
         rebound, over = setting.dip_of(name).rebound, setting.over_the_margin(name)
         p, evidence = over.p_value(below=0), f"03_distillation, minus the margin {over}"
-        yield setting.row(says.format(method.subject), rebound, p, setting.avoided(over), evidence, method)
+        yield setting.row(name, says.format(method.subject), rebound, p, setting.avoided(over), evidence)
 
 
 @claim("C4")
@@ -198,19 +203,19 @@ def distillation_gains(setting: Setting) -> Iterator[dict]:
     bottoms = [valley.bottom if valley else 0 for valley in held_out_valleys(own)]
     pruned = 100 * setting.plain.groupby("level")["sparsity"].first()[bottoms]
     evidence = "03_distillation, at " + " to ".join(dict.fromkeys(f"{s:.3g}" for s in (pruned.min(), pruned.max())))
-    for name, method in setting.remedies:
-        other = curves_of(setting.rows(name))
+    for name, method in setting.remedies.items():
+        other = curves_of(setting.rows[name])
         gain = Estimate.of([100 * (other[k, b] - own[k, b]) for k, b in enumerate(bottoms)])
         verdict = setting.if_any("holds" if gain.low >= 10 else "fails" if gain.high < 10 else "inconclusive")
         statement = f"{method.subject} gains 10 points or more at the bottom of the dip (points)"
-        yield setting.row(statement, gain, gain.p_value(above=10), verdict, f"{evidence} % sparsity", method)
+        yield setting.row(name, statement, gain, gain.p_value(above=10), verdict, f"{evidence} % sparsity")
 
 
 def _cost(setting: Setting, unit: str, cost: str) -> Iterator[dict]:
     """The rows of C5a or C5b; the rule is in ``costs_fewer_flops``."""
     by_seed = of_settings(setting.ends, [(setting.arch, setting.noise_rate)]).set_index("seed").sort_index()
     plain = by_seed[(by_seed["pipeline"] == "vanilla") & (by_seed["rule"] == "full sweep")]
-    for name, method in setting.remedies:
+    for name, method in setting.remedies.items():
         avoided = setting.avoided(setting.over_the_margin(name))
         rules = {"holds": ["first drop"], "fails": ["full sweep"]}.get(avoided, ["first drop", "full sweep"])
         mine = by_seed[by_seed["pipeline"] == name]
@@ -219,7 +224,7 @@ def _cost(setting: Setting, unit: str, cost: str) -> Iterator[dict]:
         verdict = verdicts[0] if len(set(verdicts)) == 1 else "inconclusive"
         statement = f"{unit} of {method.subject}, what it needs included, as a share of vanilla's"
         ways = "; ".join(f"{rule}: {said}" for rule, said in zip(rules, verdicts, strict=True))
-        yield setting.row(statement, found[0][0], p, verdict, f"04_cost, {ways}", method)
+        yield setting.row(name, statement, found[0][0], p, verdict, f"04_cost, {ways}")
 
 
 @claim("C5a")

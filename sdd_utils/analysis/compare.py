@@ -7,6 +7,7 @@ from sdd_utils.files import read_csv
 from sdd_utils.tables import MEASURED_ON_THE_CLOCK, REFERENCE
 
 WITHIN = 0.9  # share of a curve's levels that must lie in the reference's interval: of independent ones 95 % would
+NUMBERS = ["measured", "ci_low", "ci_high"]  # of a claim
 
 
 def compare(local: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
@@ -49,7 +50,7 @@ def compare_claims(claims: pd.DataFrame, name: str) -> str:
     """The claims of this machine beside the committed reference, as text; says which verdicts changed."""
     shown, keys = _shown(claims), ["claim", "statement"]
     try:
-        reference = _shown(read_csv(REFERENCE / name / "claims.csv", claims.columns))
+        reference = _shown(read_csv(REFERENCE / name / "claims.csv", [*keys, *NUMBERS, "verdict"]))
     except FileNotFoundError:
         return f"{_text(shown)}\n\nThere is no committed reference of profile {name} to compare with."
     except ValueError as error:  # Damaged is one, and so is a number that is none
@@ -67,7 +68,7 @@ def _text(shown: pd.DataFrame) -> str:
 
 
 def _shown(claims: pd.DataFrame) -> pd.DataFrame:
-    numbers = claims[["measured", "ci_low", "ci_high"]].to_numpy()
+    numbers = claims[NUMBERS].to_numpy()
     intervals = ["" if pd.isna(low) else f" [{low:.2f}, {high:.2f}]" for _, low, high in numbers]
     measured = ["" if pd.isna(v[0]) else f"{v[0]:.2f}{ci}" for v, ci in zip(numbers, intervals, strict=True)]
     return claims[["claim", "statement"]].assign(measured=measured, verdict=claims["verdict"])

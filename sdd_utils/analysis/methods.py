@@ -66,9 +66,3 @@ METHODS = {
 for _name, (_label, _colour) in REMEDIES.items():
     METHODS[_name] = Method(_label, _colour, partial(of_method, method=_name), _label, in_the_paper=False)
     METHODS[f"kd-{_name}"] = distilled("sparse", _colour, f"kd-{_name}", in_the_paper=False)
-
-
-def named(statement: str) -> str:
-    """Which of the METHODS a claim's statement is about, by its subject; "" if none."""
-    found = [name for name, method in METHODS.items() if method.subject and method.subject in statement]
-    return max(found, key=lambda name: len(METHODS[name].subject), default="")

@@ -7,9 +7,8 @@ import pandas as pd
 
 from sdd_utils.analysis.claims import CLAIMS
 from sdd_utils.analysis.dip import Estimate, curves_of, measure_dip
-from sdd_utils.analysis.methods import METHODS, named
+from sdd_utils.analysis.methods import METHODS
 
-SETTING = r"^(?P<arch>.*), ε = (?P<rate>[\d.]+):"
 VERDICTS = {"holds": "holds", "fails": "fails", "inconclusive": "is open", "not applicable": "does not apply"}
 
 
@@ -66,10 +65,11 @@ def judged(claims: pd.DataFrame, number: str, cases: bool = True) -> str:
 
 def _cases(claims: pd.DataFrame) -> str:
     """The settings and remedies that claims are about, those with several rates or remedies once."""
-    settings = by_case(claims).join(claims["statement"].str.extract(SETTING))
-    rates = settings.groupby(["arch", "way"], sort=False)["rate"].agg(listed).reset_index()
-    both = rates.groupby(["arch", "rate"], sort=False)["way"].agg(listed)
-    return "; ".join(f"{arch}, ε = {rate}" + (f" ({ways})" if ways else "") for (arch, rate), ways in both.items())
+    cases = by_case(claims.dropna(subset="arch"))
+    cases = cases.assign(rate=cases["noise_rate"].map("{:g}".format), whose=cases["setting"].str.split(", ε").str[0])
+    rates = cases.groupby(["whose", "way"], sort=False)["rate"].agg(listed).reset_index()
+    both = rates.groupby(["whose", "rate"], sort=False)["way"].agg(listed)
+    return "; ".join(f"{whose}, ε = {rate}" + (f" ({ways})" if ways else "") for (whose, rate), ways in both.items())
 
 
 def by_case(claims: pd.DataFrame) -> pd.DataFrame:
@@ -77,5 +77,6 @@ def by_case(claims: pd.DataFrame) -> pd.DataFrame:
     the verdict with what was measured, «holds 5.8 [3.5, 8.2]»."""
     numbers = claims[["verdict", "claim", "measured", "ci_low", "ci_high", "n_seeds"]].itertuples(index=False)
     cells = [f"{verdict} {estimated(Estimate(*one), 1 + number.startswith('C5'))}" for verdict, number, *one in numbers]
-    ways = [METHODS[way].label if (way := named(text)) else "" for text in claims["statement"]]
+    remedies = {name: method.label for name, method in METHODS.items() if method.subject}
+    ways = claims["pipeline"].map(remedies).fillna("")
     return claims.assign(setting=claims["statement"].str.split(": ").str[0], way=ways, cell=cells)

@@ -27,7 +27,7 @@ from sdd_utils.files import as_csv, write_bytes
 from sdd_utils.pruning import SparseNetwork, check_left, new_network
 from sdd_utils.runner.integrity import ALWAYS, SUMS, finished, quarantine, verify
 from sdd_utils.tables import LEVEL_COLUMNS, WEIGHT_BIN, WEIGHT_BINS, levels_table
-from sdd_utils.training import part_of
+from sdd_utils.training import check_training_state, part_of
 
 CHECKPOINT = "checkpoint.safetensors"
 MEASURED = LEVEL_COLUMNS[LEVEL_COLUMNS.index("level") :]  # what a row of the history has
@@ -75,7 +75,7 @@ def read(path: Path, exp: Experiment, net: SparseNetwork) -> tuple[dict[str, Ten
     """The tensors and the history in a file that ``save`` wrote for ``exp``; ``net`` is only compared with.
 
     Raises Damaged when anything in it has changed since, when it is another experiment's or architecture's, and when it
-    has a right checksum and a network or a history that ``save`` cannot have written.
+    has a right checksum and cannot have been written by ``save``.
     """
     try:
         if path.is_dir():
@@ -99,7 +99,9 @@ def read(path: Path, exp: Experiment, net: SparseNetwork) -> tuple[dict[str, Ten
             raise ValueError(f"is of level {history.levels - 1}")
         _check_history(history)
         check_left(net, exp, history.levels if within else history.levels - 1, int(tensors["mask"].sum()))
-    except ValueError as error:
+        if within:
+            check_training_state(part_of(tensors, "training."), net, exp, history.levels)
+    except (ValueError, RuntimeError) as error:
         raise Damaged(f"{path}: {error}") from None
     return tensors, history
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -309,7 +310,37 @@ def test_a_run_whose_folder_is_a_file_is_made_beside_it(small, tmp_path):
     assert survey([exp], tmp_path)["state"].tolist() == ["done"]
 
 
-def test_a_checkpoint_with_the_mask_of_another_level_is_quarantined(small, tmp_path, monkeypatch, caplog):
+def spoilt(name, value=None):
+    """Have one tensor of a training's state be something else; without a value, be gone."""
+
+    def change(tensors, _):
+        old = tensors.pop(f"training.{name}", None)
+        if value is not None:
+            tensors[f"training.{name}"] = value(old) if callable(value) else torch.tensor(value)
+
+    return change
+
+
+TRAINING = {
+    "an epoch before the first": spoilt("epoch", 0),
+    "an epoch after the last": spoilt("epoch", 4),
+    "no epoch": spoilt("epoch"),
+    "epochs": spoilt("epoch", [1, 2]),
+    "no learning rate": spoilt("lr"),
+    "a rate that climbs": spoilt("lr", lambda lr: -lr),
+    "a rate that is nan": spoilt("lr", lambda lr: lr * math.nan),
+    "no momentum": spoilt("moment.momentum_buffer"),
+    "another network's momentum": spoilt("moment.momentum_buffer", lambda moment: moment[:1].clone()),
+    "momentum that is infinite": spoilt("moment.momentum_buffer", lambda moment: moment / 0),
+    "no random state": spoilt("random.torch"),
+    "a random state that is none": spoilt("random.batches", lambda state: state * 0 + 255),
+    "a best epoch without patience": spoilt("best.epoch", 1),
+    "a mask of another level": lambda tensors, _: tensors["mask"].fill_(True),
+}
+
+
+@pytest.mark.parametrize("change", TRAINING.values(), ids=TRAINING)
+def test_a_checkpoint_that_no_training_leaves_is_quarantined(small, tmp_path, monkeypatch, caplog, change):
     exp = small(epochs=4, levels=1)
     monkeypatch.setattr(runs, "SAVE_SECONDS", 0)
     with monkeypatch.context() as patch:
@@ -319,7 +350,7 @@ def test_a_checkpoint_with_the_mask_of_another_level_is_quarantined(small, tmp_p
     run = tmp_path / "p" / exp.run_id
     assert checkpoints.resume(run, exp, new_network(exp))[1]["epoch"] == 2
     caplog.clear()
-    forge(run / checkpoints.CHECKPOINT, lambda tensors, _: tensors["mask"].fill_(True))
+    forge(run / checkpoints.CHECKPOINT, change)
     run_experiment(exp, tmp_path / "p")
     assert f"{checkpoints.CHECKPOINT}: " in caplog.text
     whole = run_experiment(exp, tmp_path / "whole" / "p")

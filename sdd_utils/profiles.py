@@ -21,7 +21,6 @@ PROFILES = ROOT / "notebooks" / "profiles"
 BY_THE_GRID = {"arch", "seed", "noise_rate", "teacher"}  # fields of Experiment, and of students more
 MOST_RUNS, MOST_VALUES = 10_000, 100_000  # of a profile, and of its file
 
-
 Rates = Annotated[list[Share], Field(min_length=1)]
 
 

@@ -204,5 +204,12 @@ class Study:
         return load_levels(self.profile.profile)
 
 
+def studies(profiles: list[str], results: str | Path = "reference", **how: str | float | None) -> dict[str, Study]:
+    """A Study of each of several profiles, by name. Raises ConfigError."""
+    if not isinstance(profiles, list) or not profiles:
+        raise ConfigError(f"profiles: should be a list of names of profiles (got {profiles!r})")
+    return {name: Study(name, results, **how) for name in profiles}
+
+
 def _setting(exp: Experiment) -> dict:
     return {"arch": exp.arch, "noise_rate": exp.noise_rate}

@@ -26,7 +26,7 @@ class Normalise:
 
     def __call__(self, images: Tensor) -> Tensor:
         """As the class says."""
-        return (images.float() / self.scale - self.mean) / self.std
+        return images.float().div_(self.scale).sub_(self.mean).div_(self.std)
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def augmented(padded: Tensor, batch: Batch, crop_padding: int) -> Tensor:
     and mirrored if flipped."""
     index, corner, flipped, _ = batch
     if not corner.numel() and not flipped.numel():
-        return padded[index]
+        return padded.index_select(0, index)  # whole images: many times as fast as padded[index]
     h, w = (size - 2 * crop_padding for size in padded.shape[2:])
     rows, columns = (torch.arange(size, device=padded.device).expand(len(index), -1) for size in (h, w))
     if flipped.numel():

@@ -58,10 +58,10 @@ def sparsity_axis(ax: Axes) -> None:
     ax.set_xlabel("remaining weights (%)")
 
 
-def shade_phases(ax: Axes, rows: pd.DataFrame, names: bool = True) -> None:
-    """Colour the background by the phases of one setting's curves."""
+def shade_phases(ax: Axes, rows: pd.DataFrame, names: bool = True, labelled: bool = False) -> None:
+    """Colour the background by the phases of one setting's curves; name them above it, or label them for a legend."""
     for phase, left, right in phase_spans(rows):
-        ax.axvspan(left, right, color=PHASE_COLOURS[phase], lw=0, zorder=0)
+        ax.axvspan(left, right, color=PHASE_COLOURS[phase], lw=0, zorder=0, label=phase if labelled else None)
         if names:
             x = np.sqrt(left * right)
             ax.text(x, 1.01, phase, transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize=7)
@@ -81,7 +81,7 @@ def draw_panels(panels: dict[str, Lines], phases_of: str | None = None, marked: 
     for ax, (title, curves) in zip(axes.flat, panels.items(), strict=False):
         for label, rows, colour in curves:
             if label == phases_of:
-                shade_phases(ax, rows, names=len(panels) == 1)
+                shade_phases(ax, rows, names=len(panels) == 1, labelled=shared)
             draw_curves(ax, rows, color=colour, label=label)
             if marked:
                 mark_dip(ax, rows, colour)
@@ -89,7 +89,7 @@ def draw_panels(panels: dict[str, Lines], phases_of: str | None = None, marked: 
         ax.legend(loc="lower left", fontsize=7).set_visible(not shared)
         sparsity_axis(ax)
     if shared:
-        shared_legend(fig, [label for label, *_ in max(panels.values(), key=len)])
+        shared_legend(fig, [*(label for label, *_ in max(panels.values(), key=len)), *PHASE_COLOURS])
     else:
         make_room(axes.flat[: len(panels)])
     return fig

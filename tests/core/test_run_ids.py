@@ -29,6 +29,7 @@ FROZEN = {
     "digits-units": (90, "54c9391c079165ff"),
     "digits-vgg": (49, "b502477bcd9fc366"),
     "mnist": (21, "c1fd2d439e9d7819"),
+    "mnist-l2-map": (90, "d071a1fc454b85db"),
     "paper": (315, "16ff23a7613a4453"),
     "smoke": (27, "42fc75bb28615d89"),
 }

@@ -22,7 +22,7 @@ $(if $(filter-out 1,$(words $(RESULTS))),$(error RESULTS: make takes no folder w
 EXECUTED := $(RESULTS)/$(PROFILE)/notebooks
 PACKAGE = $(shell find sdd_utils -name '*.py')
 EXPORTED := $(RESULTS)/$(PROFILE)/deployment.csv
-TRAINING := 01_% 02_% 03_% 06_% 07_% 08_% 10_% 11_% 12_%
+TRAINING := 01_% 02_% 03_% 06_% 08_% 10_%
 # Our notebooks, not whatever lies in the folder: those of PROFILE, and all
 listed = $(or $(shell $(RUN) scripts.notebooks $1),$(error error: there is no list of notebooks, see above))
 LISTED = $(call listed,--profile $(PROFILE) --under $(EXECUTED))

@@ -197,6 +197,5 @@ def augmented(padded: Tensor, batch: Batch, crop_padding: int) -> Tensor:
     if corner.numel():
         rows, columns = rows + corner[0][:, None], columns + corner[1][:, None]
     channels = torch.arange(padded.shape[1], device=padded.device)
-    return padded[
-        index[:, None, None, None], channels[:, None, None], rows[:, None, :, None], columns[:, None, None, :]
-    ]
+    where = index[:, None, None, None], channels[:, None, None], rows[:, None, :, None], columns[:, None, None, :]
+    return padded[where]

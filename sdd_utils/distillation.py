@@ -24,12 +24,8 @@ def distillation_loss(hard: Tensor, logits: Tensor, teacher_logits: Tensor, temp
     """
     import torch.nn.functional as F
 
-    soft = F.kl_div(
-        F.log_softmax(logits / temperature, 1),
-        F.log_softmax(teacher_logits / temperature, 1),
-        reduction="batchmean",
-        log_target=True,
-    )
+    student, teacher = (F.log_softmax(part / temperature, 1) for part in (logits, teacher_logits))
+    soft = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
     return (1 - alpha) * hard + alpha * temperature**2 * soft
 
 

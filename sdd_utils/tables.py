@@ -116,11 +116,15 @@ def load_weights(profile: str) -> pd.DataFrame:
 def load_deployment(profile: str, runs: Path | None = None) -> pd.DataFrame:
     """Size and speed of exported networks, of a committed reference or of ``runs``; ``benchmarks.deploy`` says what the
     columns are. Raises ResultsMissing and Damaged."""
-    path = runs / "deployment.csv" if runs else _reference(profile, "deployment.csv")
+    if runs is None:
+        return read_csv(_reference(profile, "deployment.csv"), DEPLOYMENT_COLUMNS)
+    path, command = runs / "deployment.csv", f"python -m benchmarks deploy --profile {profile} --results {runs.parent}"
     if not path.exists():
-        command = f"python -m benchmarks deploy --profile {profile} --results {runs.parent}"
         raise ResultsMissing(f"{path} is not there; {command} makes it")
-    return read_csv(path, DEPLOYMENT_COLUMNS)
+    try:
+        return read_csv(path, DEPLOYMENT_COLUMNS)
+    except Damaged as error:
+        raise Damaged(f"{error}; {command} makes it again") from None
 
 
 def _reference(profile: str, table: str) -> Path:

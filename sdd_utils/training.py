@@ -182,12 +182,14 @@ def set_training_state(
     set_random_state(part_of(saved, "random."), rng, optimizer.param_groups[0]["params"][0].device)
 
 
-def check_training_state(saved: dict[str, Tensor], net: SparseNetwork, exp: Experiment, level: int) -> None:
-    """Raise ValueError or RuntimeError unless ``train_level`` can have left this in the middle of a level."""
-    expected, epoch = training_state(*make_optimizer(net, exp, level), torch.Generator()), torch.zeros((), dtype=int)
+def check_training_state(tensors: dict[str, Tensor], net: SparseNetwork, exp: Experiment, level: int) -> None:
+    """Raise ValueError or RuntimeError unless ``train_level`` can have left a checkpoint's ``training.…`` in the middle
+    of the level."""
+    saved = part_of(tensors, "training.")
+    expected = training_state(*make_optimizer(net, exp, level), torch.Generator())
     adam = {"exp_avg": net.vector, "exp_avg_sq": net.vector, "step": torch.zeros(())}
     moments = adam if exp.optimizer == "adamw" else {"momentum_buffer": net.vector} if exp.momentum else {}
-    best = {"accuracy": expected["lr"], "epoch": epoch} | net.state() if exp.patience else {}
+    best = {"accuracy": expected["lr"], "epoch": expected["epoch"]} | net.state() if exp.patience else {}
     expected |= {f"moment.{name}": value for name, value in moments.items()}
     expected |= {f"best.{name}": value for name, value in best.items()}
     for name in (expected.keys() | saved.keys()) - {"random.cuda"}:  # where the level may have begun, or go on
@@ -197,6 +199,10 @@ def check_training_state(saved: dict[str, Tensor], net: SparseNetwork, exp: Expe
     epoch, lr, most = saved["epoch"], saved["lr"], exp.lr * (1 + 1e-6)  # a GPU rounds it to float32
     if not 1 <= epoch < exp.epochs_of(level) or not 0 <= lr <= most:
         raise ValueError(f"training.epoch = {epoch} and training.lr = {lr} are not of this experiment")
+    if best := part_of(saved, "best."):
+        net.check_state(best)
+        if not (1 <= best["epoch"] <= epoch and 0 <= best["accuracy"] <= 1 and best["mask"].equal(tensors["mask"])):
+            raise ValueError("training.best is of no epoch of this level")
     for name in ("random.batches", "random.torch"):
         torch.Generator().set_state(saved[name])
 

@@ -8,7 +8,7 @@ from conftest import SMALL
 from scripts.figures import save_figures
 from sdd_utils.errors import ConfigError, Damaged, ResultsMissing, SweepStopped, TrainingStopped
 from sdd_utils.plots import distillation
-from sdd_utils.study import Study
+from sdd_utils.study import Study, studies
 from sdd_utils.tables import FIGURES, LEVEL_COLUMNS, MEASURED_ON_THE_CLOCK, load_levels
 
 
@@ -181,3 +181,12 @@ def test_curves_that_nothing_tells_apart_are_refused_before_training(home):
     plan = {"variants": [{"noise_rates": [0.3], "settings": {"retrain": "init"}}]}
     with pytest.raises(ConfigError, match=r"mine: architectures\.mlp: two vanilla curves at ε = 0\.3 and λ = 0\.0001"):
         Study(a_profile(home, **plan), home)
+
+
+def test_several_profiles_are_opened_by_name_and_refused_where_they_are_no_list():
+    opened = studies(["smoke", "digits", "smoke"], only="arch=mlp")
+    assert [(name, study.profile.profile) for name, study in opened.items()] == [("smoke",) * 2, ("digits",) * 2]
+    assert set(opened["digits"].experiments()["arch"]) == {"mlp"}
+    for wrong in ("digits", [], None):
+        with pytest.raises(ConfigError, match="profiles: should be a list of names of profiles"):
+            studies(wrong)

@@ -81,16 +81,17 @@ def draw_panels(panels: dict[str, Lines], phases_of: str | None = None, marked: 
     for ax, (title, curves) in zip(axes.flat, panels.items(), strict=False):
         for label, rows, colour in curves:
             if label == phases_of:
-                shade_phases(ax, rows, names=len(panels) == 1, labelled=shared)
+                shade_phases(ax, rows, names=len(panels) == 1, labelled=len(panels) > 1)
             draw_curves(ax, rows, color=colour, label=label)
             if marked:
                 mark_dip(ax, rows, colour)
         ax.set_title(title, fontsize=9, pad=14 if len(panels) == 1 else None)
-        ax.legend(loc="lower left", fontsize=7).set_visible(not shared)
+        ax.legend(handles=ax.lines, loc="lower left", fontsize=7).set_visible(not shared)
         sparsity_axis(ax)
-    if shared:
-        shared_legend(fig, [*(label for label, *_ in max(panels.values(), key=len)), *PHASE_COLOURS])
-    else:
+    lines = [label for label, *_ in max(panels.values(), key=len)] if shared else []
+    if lines or (phases_of and len(panels) > 1):
+        shared_legend(fig, [*lines, *PHASE_COLOURS])
+    if not shared:
         make_room(axes.flat[: len(panels)])
     return fig
 

@@ -100,7 +100,9 @@ def read(path: Path, exp: Experiment, net: SparseNetwork) -> tuple[dict[str, Ten
         _check_history(history)
         check_left(net, exp, history.levels if within else history.levels - 1, int(tensors["mask"].sum()))
         if within:
-            check_training_state(part_of(tensors, "training."), net, exp, history.levels)
+            check_training_state(tensors, net, exp, history.levels)
+        elif part_of(tensors, "training."):
+            raise ValueError("has the state of a training, and its level is finished")
     except (ValueError, RuntimeError) as error:
         raise Damaged(f"{path}: {error}") from None
     return tensors, history

@@ -51,10 +51,9 @@ def _git(*arguments: str) -> str:
     elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
     environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
     environment |= {"GIT_CEILING_DIRECTORIES": str(ROOT.parent), "LC_ALL": "C"}
-    how = {"encoding": "utf-8", "errors": "backslashreplace"}  # paths may be in any encoding
-    return subprocess.run(
-        ["git", *arguments], cwd=ROOT, env=environment, capture_output=True, check=True, **how
-    ).stdout.strip()
+    how = {"cwd": ROOT, "env": environment, "capture_output": True, "check": True}
+    how |= {"encoding": "utf-8", "errors": "backslashreplace"}  # paths may be in any encoding
+    return subprocess.run(["git", *arguments], **how).stdout.strip()
 
 
 def _version(package: str) -> str | None:

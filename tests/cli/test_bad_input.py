@@ -242,10 +242,6 @@ def test_profiles(say, tmp_path, content, message):
     is_refused(say, tmp_path, content, message)
 
 
-LISTS = [
-    f"&{name} [{', '.join([inner] * 9)}]"
-    for name, inner in zip("abcdefghi", ["x", *map("*{}".format, "abcdefgh")], strict=True)
-]
 TEXT = yaml.safe_dump(profile())
 PLAIN = "should be true, false, a decimal number of at most 18 digits, or in quotes"
 YAML = [  # what stands there to a person is not what YAML makes of it
@@ -271,8 +267,7 @@ YAML = [  # what stands there to a person is not what YAML makes of it
     ("about: x", "about: 2024-01-01", "about: input should be a valid string (got datetime.date(2024, 1, 1))"),
     ("base: {}", 'base: {"\\e[2J": 1}', "mine: architectures.mlp: \\x1b[2J: unknown field"),
     ("base: {}", "base: {on: 1}", f"{PLAIN} (got on)"),
-    # Few lines that stand for very much, and lists that lead back to themselves
-    ("about: x", f"about: [{', '.join(LISTS)}]", "about: has more than 100000 values, what aliases stand for included"),
+    # Lists that lead back to themselves, or too deep
     ("base: {}", "base: &a {patience: *a}", "patience: input should be a valid integer (got {'patience': {"),
     ("base: {}", f"base: {'[' * 3000}", "not YAML: maximum recursion depth exceeded"),
     ("seeds: 1", "seeds: 10000000", "seeds: input should be less than or equal to 1000000 (got 10000000)"),

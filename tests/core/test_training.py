@@ -219,15 +219,20 @@ def test_divergence_stops_with_run_level_epoch_and_rate(small):
         train_level(new_network(exp), data, exp, 3, None)
 
 
+def named(training):
+    return {f"training.{name}": value for name, value in training.items()}
+
+
 def test_a_training_that_a_gpu_began_with_its_rounded_rate_may_go_on(small):
     exp, states = small(epochs=3, momentum=0.9, lr=0.1), []
     net = new_network(exp)
     train_level(net, load(exp), exp, 0, None, None, lambda _, state: states.append(state()))
     rounded = states[0] | {"lr": torch.tensor(0.1).double(), "random.cuda": torch.zeros(16, dtype=torch.uint8)}
     assert rounded["lr"] > 0.1
-    check_training_state(rounded, net, exp, 0)
+    check_training_state(net.state() | named(rounded), net, exp, 0)
+    higher = states[0] | {"lr": torch.tensor(0.11, dtype=torch.float64)}
     with pytest.raises(ValueError, match=r"training\.epoch = 1 and training\.lr = 0\.11"):
-        check_training_state(states[0] | {"lr": torch.tensor(0.11, dtype=torch.float64)}, net, exp, 0)
+        check_training_state(net.state() | named(higher), net, exp, 0)
 
 
 def test_a_last_step_that_leads_nowhere_is_noticed_though_its_loss_was_of_before(small):

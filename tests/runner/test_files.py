@@ -337,11 +337,21 @@ TRAINING = {
     "a best epoch without patience": spoilt("best.epoch", 1),
     "a mask of another level": lambda tensors, _: tensors["mask"].fill_(True),
 }
+BEST = {
+    "a best epoch that is still to come": spoilt("best.epoch", 3),
+    "a best accuracy beyond all": spoilt("best.accuracy", lambda accuracy: accuracy + 1),
+    "no best weights": spoilt("best.vector"),
+    "best weights of another level": spoilt("best.mask", torch.ones_like),
+    "best weights that are pruned": spoilt("best.vector", lambda vector: vector + 1),
+}
+FORGED = [(checkpoints.CHECKPOINT, change, {}) for change in TRAINING.values()]
+FORGED += [(checkpoints.CHECKPOINT, change, {"patience": 4}) for change in BEST.values()]
+FORGED += [("level-00.safetensors", spoilt("epoch", 1), {})]
 
 
-@pytest.mark.parametrize("change", TRAINING.values(), ids=TRAINING)
-def test_a_checkpoint_that_no_training_leaves_is_quarantined(small, tmp_path, monkeypatch, caplog, change):
-    exp = small(epochs=4, levels=1)
+@pytest.mark.parametrize(("name", "change", "settings"), FORGED, ids=[*TRAINING, *BEST, "a level in the middle"])
+def test_a_state_that_no_training_leaves_is_quarantined(small, tmp_path, monkeypatch, caplog, name, change, settings):
+    exp = small(epochs=4, levels=1, **settings)
     monkeypatch.setattr(runs, "SAVE_SECONDS", 0)
     with monkeypatch.context() as patch:
         interrupt_before(1, patch, 2)
@@ -350,9 +360,9 @@ def test_a_checkpoint_that_no_training_leaves_is_quarantined(small, tmp_path, mo
     run = tmp_path / "p" / exp.run_id
     assert checkpoints.resume(run, exp, new_network(exp))[1]["epoch"] == 2
     caplog.clear()
-    forge(run / checkpoints.CHECKPOINT, change)
+    forge(run / name, change)
     run_experiment(exp, tmp_path / "p")
-    assert f"{checkpoints.CHECKPOINT}: " in caplog.text
+    assert f"{name}: " in caplog.text
     whole = run_experiment(exp, tmp_path / "whole" / "p")
     assert (run / "weights.csv").read_bytes() == (whole / "weights.csv").read_bytes()
 

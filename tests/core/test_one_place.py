@@ -322,7 +322,7 @@ def test_a_claim_is_judged_in_every_setting_and_those_of_before_stay_as_they_are
         """**X1**, a dense network is right more often than not."""
         accuracy = Estimate.of(setting.plain.query("level == 0")["test_acc"])
         verdict = "holds" if accuracy.low > 0.5 else "fails"
-        yield setting.row("a dense network learns", accuracy, accuracy.p_value(above=0.5), verdict, "here")
+        yield setting.row("vanilla", "a dense network learns", accuracy, accuracy.p_value(above=0.5), verdict, "here")
 
     after = claims_table(levels)
     mine = after[after["claim"] == "X1"]

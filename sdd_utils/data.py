@@ -26,7 +26,7 @@ class Normalise:
 
     def __call__(self, images: Tensor) -> Tensor:
         """As the class says."""
-        return images.float().div_(self.scale).sub_(self.mean).div_(self.std)
+        return (images / self.scale).sub_(self.mean).div_(self.std)
 
 
 @dataclass(frozen=True)

@@ -183,8 +183,7 @@ def set_training_state(
 
 
 def check_training_state(tensors: dict[str, Tensor], net: SparseNetwork, exp: Experiment, level: int) -> None:
-    """Raise ValueError or RuntimeError unless ``train_level`` can have left a checkpoint's ``training.…`` in the middle
-    of the level."""
+    """Raise ValueError or RuntimeError unless ``train_level`` can have left a checkpoint's ``training.…`` there."""
     saved = part_of(tensors, "training.")
     expected = training_state(*make_optimizer(net, exp, level), torch.Generator())
     adam = {"exp_avg": net.vector, "exp_avg_sq": net.vector, "step": torch.zeros(())}

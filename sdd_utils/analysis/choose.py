@@ -103,8 +103,7 @@ def candidates(spent: pd.DataFrame, arch: str, noise_rate: float) -> pd.DataFram
     by = rows.groupby(["pipeline", "level"], sort=False)
     estimates = [Estimate.of(100 * accuracies) for _, accuracies in by["test_acc"]]
     table = by[["expected", "sparsity", "remaining_params", *COSTS]].mean().reset_index()
-    of_test = pd.DataFrame({"test": e.value, "low": e.low, "high": e.high} for e in estimates)
-    return table.join(of_test)
+    return table.join(pd.DataFrame({"test": e.value, "low": e.low, "high": e.high} for e in estimates))
 
 
 LIMITS = {  # that ``recommend`` takes: the column that each bounds, and its unit for people

@@ -14,7 +14,7 @@ from sdd_utils.analysis.choose import stopped
 from sdd_utils.analysis.cost import spent
 from sdd_utils.analysis.curves import of_settings, setting_name, vanilla_settings
 from sdd_utils.analysis.dip import Dip, Estimate, curves_of, held_out_valleys, measure_dip, over_the_margin
-from sdd_utils.analysis.methods import METHODS, Method
+from sdd_utils.analysis.methods import METHODS, Method, pipelines
 from sdd_utils.datasets import DATASETS
 from sdd_utils.errors import ConfigError
 
@@ -45,17 +45,18 @@ class Setting:
     @cached_property
     def rows(self) -> dict[str, pd.DataFrame]:
         """The rows of each of the METHODS that has some. Raises ConfigError where its seeds are not vanilla's."""
-        found = {name: method.rows(self.levels, self.arch, self.noise_rate) for name, method in METHODS.items()}
-        seeds = {name: sorted({*map(int, rows["seed"])}) for name, rows in found.items() if len(rows)}
+        found = pipelines(self.levels, self.arch, self.noise_rate)
+        seeds = {name: sorted({*map(int, rows["seed"])}) for name, rows in found.items()}
         for name, own in seeds.items():
             if own != (plain := seeds["vanilla"]):
-                where = f"{self.name}, {METHODS[name].label}"
-                raise ConfigError(f"seed: claims compare seed by seed; {where} has {own}, vanilla {plain}")
-        return {name: found[name] for name in seeds}
+                has = f"{self.name}, {METHODS[name].label} has {own}, vanilla {plain}"
+                raise ConfigError(f"seed: claims compare seed by seed; {has}")
+        return found
 
-    def dip_of(self, pipeline: str) -> Dip:
-        """What one of the METHODS that have rows here leaves of the dip."""
-        return measure_dip(curves_of(self.rows[pipeline]), held_out=False)
+    @cached_property
+    def left(self) -> dict[str, Dip]:
+        """What each of the METHODS that has rows here leaves of the dip."""
+        return {name: measure_dip(curves_of(rows), held_out=False) for name, rows in self.rows.items()}
 
     @property
     def plain(self) -> pd.DataFrame:
@@ -75,12 +76,11 @@ class Setting:
     @property
     def c1(self) -> str:
         """The verdict of C1."""
-        rebound = self.dip.rebound
-        return "holds" if self.dip.is_double_descent else "fails" if rebound.high <= 0 else "inconclusive"
+        return "holds" if self.dip.is_double_descent else "fails" if self.dip.rebound.high <= 0 else "inconclusive"
 
     def over_the_margin(self, pipeline: str) -> Estimate:
         """What one of the METHODS leaves of the rebound, minus REMOVED of vanilla's, measured alike (points)."""
-        return over_the_margin(self.dip_of(pipeline), self.dip_of("vanilla"))
+        return over_the_margin(self.left[pipeline], self.left["vanilla"])
 
     def if_any(self, verdict: str) -> str:
         """A verdict about a dip, where there may be one."""
@@ -166,7 +166,7 @@ def l2_avoids(setting: Setting) -> Iterator[dict]:
     Verdict as for C3, or, for a ResNet-18, the opposite of it.
     """
     if (best := setting.rows.get("l2")) is not None:
-        rebound, over, does = setting.dip_of("l2").rebound, setting.over_the_margin("l2"), "avoids"
+        rebound, over, does = setting.left["l2"].rebound, setting.over_the_margin("l2"), "avoids"
         verdict, p = setting.avoided(over), over.p_value(below=0)
         if setting.arch == "resnet18":
             verdict, does = {"holds": "fails", "fails": "holds"}.get(verdict, verdict), "does not avoid"
@@ -186,7 +186,7 @@ def distillation_avoids(setting: Setting, says: str = "{} has no dip (remaining 
     A student may still lose accuracy on the way down; a dip is what comes back.
     """
     for name, method in setting.remedies.items():
-        rebound, over = setting.dip_of(name).rebound, setting.over_the_margin(name)
+        rebound, over = setting.left[name].rebound, setting.over_the_margin(name)
         p, evidence = over.p_value(below=0), f"03_distillation, minus the margin {over}"
         yield setting.row(name, says.format(method.subject), rebound, p, setting.avoided(over), evidence)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from sdd_utils.analysis.curves import at_weight_decay, of_method, vanilla_settings, weight_decays
-from sdd_utils.analysis.methods import METHODS
+from sdd_utils.analysis.methods import METHODS, pipelines
 from sdd_utils.distillation import TEACHERS
 from sdd_utils.errors import ConfigError
 
@@ -32,9 +32,8 @@ def spent(levels: pd.DataFrame, charge: Charge = "full") -> pd.DataFrame:
         raise ConfigError(f"charge: should be one of {', '.join(get_args(Charge))} (got {charge!r})")
     tables = []
     for arch, rate in vanilla_settings(levels):
-        for name, method in METHODS.items():
-            if len(rows := method.rows(levels, arch, rate)):
-                tables.append(_spent(rows, name, _before(levels, rows, name, charge)))
+        for name, rows in pipelines(levels, arch, rate).items():
+            tables.append(_spent(rows, name, _before(levels, rows, name, charge)))
     return pd.concat(tables, ignore_index=True)
 
 

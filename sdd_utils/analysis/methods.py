@@ -66,3 +66,8 @@ METHODS = {
 for _name, (_label, _colour) in REMEDIES.items():
     METHODS[_name] = Method(_label, _colour, partial(of_method, method=_name), _label, in_the_paper=False)
     METHODS[f"kd-{_name}"] = distilled("sparse", _colour, f"kd-{_name}", in_the_paper=False)
+
+
+def pipelines(levels: pd.DataFrame, arch: str, noise_rate: float) -> dict[str, pd.DataFrame]:
+    """The rows of each of the METHODS that has some in a setting, by its name."""
+    return {name: rows for name, method in METHODS.items() if len(rows := method.rows(levels, arch, noise_rate))}

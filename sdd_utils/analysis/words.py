@@ -77,6 +77,5 @@ def by_case(claims: pd.DataFrame) -> pd.DataFrame:
     the verdict with what was measured, «holds 5.8 [3.5, 8.2]»."""
     numbers = claims[["verdict", "claim", "measured", "ci_low", "ci_high", "n_seeds"]].itertuples(index=False)
     cells = [f"{verdict} {estimated(Estimate(*one), 1 + number.startswith('C5'))}" for verdict, number, *one in numbers]
-    remedies = {name: method.label for name, method in METHODS.items() if method.subject}
-    ways = claims["pipeline"].map(remedies).fillna("")
+    ways = claims["pipeline"].map({name: way.label for name, way in METHODS.items() if way.subject}).fillna("")
     return claims.assign(setting=claims["statement"].str.split(": ").str[0], way=ways, cell=cells)

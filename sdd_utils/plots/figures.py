@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from sdd_utils.analysis import curves
 from sdd_utils.analysis.cost import COSTS, MEASURED, front, spent
 from sdd_utils.analysis.curves import setting_name
-from sdd_utils.analysis.methods import BLUE, GREEN, METHODS, ORANGE, RED, REMEDIES
+from sdd_utils.analysis.methods import BLUE, GREEN, METHODS, ORANGE, RED, REMEDIES, pipelines
 from sdd_utils.analysis.words import share
 from sdd_utils.models import label_of
 from sdd_utils.plots import panels
@@ -242,6 +242,5 @@ def _two_decays(levels: pd.DataFrame, arch: str, rate: float) -> tuple[float, fl
 
 
 def _methods(levels: pd.DataFrame, arch: str, rate: float) -> Lines:
-    ways = [method for name, method in METHODS.items() if name not in APART | {"l2"}]
-    lines = [(way.label, way.rows(levels, arch, rate), way.colour) for way in ways]
-    return [line for line in lines if len(line[1])]
+    found = pipelines(levels, arch, rate).items()
+    return [(METHODS[name].label, rows, METHODS[name].colour) for name, rows in found if name not in APART | {"l2"}]

@@ -34,7 +34,7 @@ class EnergyMeter:
 
     def __init__(self, device: str = "cpu", at_a_time: int = 1, on_one_gpu: int = 1):
         self.device, self.at_a_time, self.on_one_gpu = device, at_a_time, on_one_gpu
-        self.source, self.tracker = "", None
+        self.source, self.tracker, self.began = "", None, None
         logging.getLogger("codecarbon").disabled = True  # what it has to say would tear the progress bar
         self._try(self._make)
 
@@ -66,6 +66,8 @@ class EnergyMeter:
 
     def start(self, name: str) -> None:
         """Begin to measure what is called ``name``."""
+        if self.began is not None:
+            self.stop()  # of a level that failed, with which codecarbon would go on instead
         if self.tracker:
             self._try(lambda: self.tracker.start_task(name))
             self.began = time.process_time()
@@ -76,6 +78,7 @@ class EnergyMeter:
         What a counter shows of a whole processor or GPU is split evenly among the experiments that train at a time.
         """
         record = self._try(self._read) if self.tracker else None
+        self.began = None
         return record or {"energy_source": self.source}
 
     def _read(self) -> dict | None:

@@ -53,6 +53,15 @@ def read(meter):
     return meter.stop()
 
 
+def test_what_failed_is_not_charged_to_what_comes_after_it(monkeypatch):
+    codecarbon(monkeypatch)
+    meter, asked = EnergyMeter(), []
+    monkeypatch.setattr(meter.tracker, "call", asked.append)
+    meter.start("a level that diverges")
+    read(meter)
+    assert asked == ["start_task", "stop_task", "start_task", "stop_task"]  # codecarbon ignores a second start
+
+
 def test_the_tracker_is_told_the_country_and_charges_each_process_for_itself(monkeypatch):
     codecarbon(monkeypatch)
     monkeypatch.setattr(energy, "COUNTRY", "DEU")

@@ -99,6 +99,11 @@ DATASETS = {
 FOLDER = "folder/"  # before the name of a user's own folder of images in DATA
 
 
+def label_of(name: str) -> str:
+    """As figures and tables call a dataset; a folder of images goes by its own name."""
+    return DATASETS[name].label if name in DATASETS else name.removeprefix(FOLDER)
+
+
 def facts_of(name: str, size: int | None = None, root: Path | None = None) -> Dataset:
     """The entry of DATASETS, or one for a folder of images, cut to ``size`` pixels a side. Raises DataError."""
     return _folder(name, size or 1, root or DATA) if name.startswith(FOLDER) else DATASETS[name]
@@ -131,7 +136,7 @@ def _folder(name: str, size: int, root: Path) -> Dataset:
         return Images(pixels, torch.tensor(part.targets), len(part.classes)).check(f"{name}: {folder}")
 
     read, shape = (lambda root: (images(train), images(test))), (3, size, size)
-    return Dataset(name.removeprefix(FOLDER), shape, len(train.classes), len(train), len(test), read)
+    return Dataset(label_of(name), shape, len(train.classes), len(train), len(test), read)
 
 
 def source(name: str, size: int | None = None) -> tuple[Images, Images | None]:

@@ -21,7 +21,7 @@ from sdd_utils.profiles import load_profile, select
 from sdd_utils.runner.integrity import finished
 from sdd_utils.runner.inventory import collect, levels_done
 from sdd_utils.runner.stopping import parse_duration
-from sdd_utils.tables import RUNS, WEIGHT_COLUMNS, load_deployment, load_levels, load_weights, of_dataset
+from sdd_utils.tables import RUNS, WEIGHT_COLUMNS, load_deployment, load_levels, load_weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -156,6 +156,8 @@ class Study:
     def setting(self) -> dict:
         """The architecture and noise rate to show first: the profile's or, where a dataset lacks it, its own first."""
         settings = [_setting(exp) for exp in self._experiments if exp.method == "vanilla"]
+        if not settings:
+            raise ConfigError("only: it selects no vanilla curve, with which figures begin")
         return self.profile.tour if self.profile.tour in settings else settings[0]
 
     def figures(self) -> dict[str, Figure]:
@@ -197,7 +199,10 @@ class Study:
         return [exp for exp in every if not wanted or wanted & {exp.method, exp.teacher and exp.teacher.rule}]
 
     def _of_dataset(self, table: pd.DataFrame) -> pd.DataFrame:
-        return table if self.dataset == ALL else of_dataset(table, self.dataset)
+        known = table["dataset"].unique().tolist()
+        if self.dataset not in (ALL, *known):
+            raise ConfigError(f"dataset: there is no {self.dataset!r} in these results; there are {', '.join(known)}")
+        return table if self.dataset == ALL else table[table["dataset"] == self.dataset].reset_index(drop=True)
 
     @cached_property
     def _reference(self) -> pd.DataFrame:

@@ -97,14 +97,6 @@ def check_levels(levels: pd.DataFrame, where: str) -> pd.DataFrame:
     return levels
 
 
-def of_dataset(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """The rows of one dataset; ``""`` is the profile's only or first one. Raises ConfigError."""
-    known = table["dataset"].unique().tolist()
-    if dataset and dataset not in known:
-        raise ConfigError(f"dataset: there is no {dataset!r} in these results; there are {', '.join(known)}")
-    return table[table["dataset"] == (dataset or known[0])].reset_index(drop=True)
-
-
 def load_weights(profile: str) -> pd.DataFrame:
     """Histograms of the surviving weights of a reference's undistilled curves at every third level, summed over seeds.
 

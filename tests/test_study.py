@@ -183,6 +183,11 @@ def test_curves_that_nothing_tells_apart_are_refused_before_training(home):
         Study(a_profile(home, **plan), home)
 
 
+def test_figures_of_curves_without_a_vanilla_one_are_refused():
+    with pytest.raises(ConfigError, match="only: it selects no vanilla curve"):
+        Study("digits", only="method=kd").figures()
+
+
 def test_several_profiles_are_opened_by_name_and_refused_where_they_are_no_list():
     opened = studies(["smoke", "digits", "smoke"], only="arch=mlp")
     assert [(name, study.profile.profile) for name, study in opened.items()] == [("smoke",) * 2, ("digits",) * 2]

@@ -15,7 +15,7 @@ from sdd_utils.analysis.cost import spent
 from sdd_utils.analysis.curves import of_settings, setting_name, vanilla_settings
 from sdd_utils.analysis.dip import Dip, Estimate, curves_of, held_out_valleys, measure_dip, over_the_margin
 from sdd_utils.analysis.methods import METHODS, Method, pipelines
-from sdd_utils.datasets import DATASETS
+from sdd_utils.datasets import label_of
 from sdd_utils.errors import ConfigError
 
 NOT_IN_THE_PAPER = "not in the paper"
@@ -119,8 +119,7 @@ def claims_table(levels: pd.DataFrame) -> pd.DataFrame:
     """All claims that ``levels`` (one profile) can speak to, in CLAIM_COLUMNS, sorted by claim."""
     settings = []
     for dataset, part in levels.groupby("dataset", sort=False):
-        label = DATASETS[dataset].label if dataset in DATASETS else dataset
-        prefix = f"{label}, " if levels["dataset"].nunique() > 1 else ""
+        prefix = f"{label_of(dataset)}, " if levels["dataset"].nunique() > 1 else ""
         ends = stopped(spent(part))
         settings += [Setting(part, ends, *setting, prefix) for setting in vanilla_settings(part)]
     rows = [{"claim": number} | row for number, rule in CLAIMS.items() for setting in settings for row in rule(setting)]

@@ -6,7 +6,6 @@
 from collections.abc import Iterable
 from functools import partial
 
-import numpy as np
 import pandas as pd
 
 from sdd_utils.distillation import TEACHERS, select_level
@@ -16,8 +15,7 @@ from sdd_utils.models import ARCHITECTURES, label_of
 def vanilla_settings(levels: pd.DataFrame) -> list[tuple[str, float]]:
     """(arch, noise_rate) of every vanilla curve, in the order of ARCHITECTURES."""
     plain = levels[levels["method"] == "vanilla"]
-    found = set(zip(plain["arch"], plain["noise_rate"], strict=True))
-    order = architectures(plain)
+    found, order = set(zip(plain["arch"], plain["noise_rate"], strict=True)), architectures(plain)
     return sorted(found, key=lambda s: (order.index(s[0]), s[1]))
 
 
@@ -40,9 +38,8 @@ def distilled_settings(levels: pd.DataFrame) -> list[tuple[str, float]]:
 
 def of_settings(rows: pd.DataFrame, settings: Iterable[tuple[str, float]]) -> pd.DataFrame:
     """The rows whose (arch, noise_rate) is among ``settings``, numbered anew."""
-    wanted = set(settings)
-    chosen = [setting in wanted for setting in zip(rows["arch"], rows["noise_rate"], strict=True)]
-    return rows.loc[np.array(chosen, dtype=bool)].reset_index(drop=True)
+    chosen = pd.MultiIndex.from_frame(rows[["arch", "noise_rate"]]).isin([*settings])
+    return rows[chosen].reset_index(drop=True)
 
 
 def of_method(levels: pd.DataFrame, arch: str, noise_rate: float, method: str, teacher: str = "none") -> pd.DataFrame:

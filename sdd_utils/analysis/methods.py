@@ -56,7 +56,7 @@ def distilled(rule: str, colour: str, method: str = "kd", **facts: bool) -> Meth
 
 METHODS = {
     "vanilla": Method("vanilla", "0.25", vanilla),
-    "l2": Method("optimal λ", GREEN, optimal),
+    "l2": Method("larger λ", GREEN, optimal),
     "sparse": distilled("sparse", BLUE),
     "dense": distilled("dense", ORANGE),
     "early_stopped": distilled("early_stopped", SKY, in_the_paper=False),

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from sdd_utils.analysis.curves import vanilla
-from sdd_utils.analysis.dip import curves_of, measure_dip
+from sdd_utils.analysis.dip import curves_of, measure_dip, over_the_margin
 from sdd_utils.distillation import select_level
 
 SETTING = ["arch", "noise_rate", "teacher"]
@@ -12,15 +12,16 @@ SETTING = ["arch", "noise_rate", "teacher"]
 def grid(levels: pd.DataFrame) -> pd.DataFrame:
     """One row a (arch, noise_rate, teacher, temperature, alpha): of its students.
 
-    ``val`` is validation accuracy (%), mean over seeds and levels; ``rebound`` the dip's, in points; ``sweet`` test
-    accuracy (%) at the level of the same seed's sparse teacher.
+    ``val`` is validation accuracy (%), mean over seeds and levels; ``rebound`` the dip's, in points; ``gone`` whether
+    less than half of vanilla's is left, as in C3; ``sweet`` test accuracy (%) at the level of the same seed's sparse
+    teacher.
     """
     rows = []
     for key, part in levels[levels["method"] == "kd"].groupby([*SETTING, "temperature", "alpha"]):
-        rebound = measure_dip(curves_of(part), held_out=False).rebound
-        row = dict(zip([*SETTING, "temperature", "alpha"], key, strict=True))
-        row |= {"val": 100 * part["val_acc"].mean(), "rebound": rebound.value}
-        rows.append(row | {"sweet": sweet_accuracy(part, vanilla(levels, *key[:2])).mean()})
+        plain, row = vanilla(levels, *key[:2]), dict(zip([*SETTING, "temperature", "alpha"], key, strict=True))
+        left, usual = (measure_dip(curves_of(one), held_out=False) for one in (part, plain))
+        row |= {"val": 100 * part["val_acc"].mean(), "sweet": sweet_accuracy(part, plain).mean()}
+        rows.append(row | {"rebound": left.rebound.value, "gone": over_the_margin(left, usual).high < 0})
     return pd.DataFrame(rows)
 
 

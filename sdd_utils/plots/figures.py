@@ -92,14 +92,13 @@ def baseline(levels: pd.DataFrame) -> Figure:
 
 def l2_sweep(levels: pd.DataFrame) -> Figure:
     """Curves without a teacher: one panel for each (architecture, ε) that has several λ, one line a λ."""
-
     decays = sorted(curves.undistilled(levels)["weight_decay"].unique())
     shades = dict(zip(decays, sns.color_palette("viridis", len(decays)), strict=True))
 
     def lines(arch: str, rate: float) -> Lines:
-        names = dict(zip(_two_decays(levels, arch, rate), (" (regular)", " (optimal)"), strict=True))
-        at = partial(curves.at_weight_decay, levels, arch, rate)
-        grid = curves.weight_decays(levels, arch, rate)
+        at, grid = partial(curves.at_weight_decay, levels, arch, rate), curves.weight_decays(levels, arch, rate)
+        roles = (" (regular)", " (optimal)")[: len(grid) - 1]  # of a single other λ, nothing was chosen
+        names = dict(zip(_two_decays(levels, arch, rate), roles, strict=False))
         return [(f"λ = {decay:g}{names.get(decay, '')}", at(decay), shades[decay]) for decay in grid]
 
     settings = [s for s in curves.vanilla_settings(levels) if len(curves.weight_decays(levels, *s)) > 1]
@@ -126,10 +125,11 @@ def remedies(levels: pd.DataFrame) -> Figure:
             ways = [plain, *(prefix + name for name in REMEDIES), *(["early"] if not prefix else [])]
             rows = {name: METHODS[name].rows(levels, *setting) for name in ways}
             shown = {name: METHODS[name.removeprefix("kd-")] for name, part in rows.items() if len(part)}
-            lines = [(way.label, rows[name], way.colour) for name, way in shown.items() if name != plain]
+            looks = {name: (way.label, way.colour) for name, way in shown.items()}
+            looks |= {plain: ("no other remedy", METHODS["vanilla"].colour)}
             if APART & shown.keys():
-                nothing = ("no other remedy", rows[plain], METHODS["vanilla"].colour)
-                panels[f"{setting_name(*setting)}, {whose}"] = [nothing, *lines]
+                lines = [(looks[name][0], rows[name], looks[name][1]) for name in shown]
+                panels[f"{setting_name(*setting)}, {whose}"] = lines
     return draw_panels(panels)
 
 

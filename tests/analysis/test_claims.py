@@ -50,10 +50,10 @@ def test_a_story_as_the_paper_tells_it_holds_throughout():
 
 
 def test_every_dataset_has_its_own_rows():
-    two = [VANILLA.assign(dataset=name) for name in ("cifar100", "cifar10")]
+    two = [VANILLA.assign(dataset=name) for name in ("folder/flowers", "cifar10")]
     distilled = rows(CURED, "kd", teacher="dense", dataset="cifar10")
     claims = claims_table(pd.concat([*two, distilled], ignore_index=True).assign(profile="paper"))
-    assert claims.query("claim == 'C1'")["statement"].str.split(",").str[0].tolist() == ["CIFAR-100", "CIFAR-10"]
+    assert claims.query("claim == 'C1'")["statement"].str.split(",").str[0].tolist() == ["flowers", "CIFAR-10"]
     assert claims.query("claim == 'C3'")["statement"].str.split(",").str[0].tolist() == ["CIFAR-10"]
 
 

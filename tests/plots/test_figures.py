@@ -59,6 +59,8 @@ def test_remedies_are_drawn_alone_and_with_a_teacher_and_nowhere_else(levels):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "no other remedy", "generalised cross-entropy", "early stopping"
     ]  # fmt: skip
+    alone = figures.remedies(both[both["method"] != "kd"])  # where students without another remedy were not trained
+    assert [len(ax.lines) for ax in alone.axes] == [3, 1]
     assert not figures.remedies(plain).axes
     assert len(figures.distillation(both).axes[0].lines) == 3
 

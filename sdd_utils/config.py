@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -18,9 +18,6 @@ from sdd_utils.datasets import DATASETS, FOLDER, Dataset, facts_of
 from sdd_utils.distillation import TEACHERS
 from sdd_utils.models import TIMM, architecture
 from sdd_utils.settings import Count, Flag, NotNegative, Portion, Positive, Settings, Share, Whole, entry_of
-
-# They say which images are for training
-SAME_SPLIT = ("seed", "dataset", "image_size", "train_subset", "test_subset", "val_share")
 
 
 class ViTShape(Settings):
@@ -39,13 +36,6 @@ class Arguments(Settings):
     model_config = ConfigDict(extra="allow")
 
     __pydantic_extra__: dict[str, bool | int | float | str | None]
-
-    def keys(self) -> Any:
-        """With ``__getitem__``, what makes ``**arguments``."""
-        return self.model_extra.keys()
-
-    def __getitem__(self, name: str) -> Any:
-        return self.model_extra[name]
 
 
 def architecture_named(name: str) -> str:
@@ -225,7 +215,8 @@ class Experiment(Settings):
         if (TEACHERS[self.teacher.rule].of == "early") != (other.patience is not None):
             raise ValueError("teacher.experiment.patience: an early_stopped teacher has one, and no other has")
         # The teacher has seen its training labels: another split or other noise would leak the student's test images.
-        for field in (*SAME_SPLIT, "noise_kind", "human_labels", "noise_rate"):
+        split = ("seed", "dataset", "image_size", "train_subset", "test_subset", "val_share")
+        for field in (*split, "noise_kind", "human_labels", "noise_rate"):
             if getattr(self, field) != getattr(other, field):
                 raise ValueError(f"teacher.experiment.{field}: {getattr(other, field)!r} differs from the student's")
 

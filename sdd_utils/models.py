@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
 from typing import TYPE_CHECKING
 
 from sdd_utils.errors import ConfigError
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
 
 def mlp(exp: Experiment) -> nn.Module:
     """Two hidden layers of ``width`` units with ReLU. Not in the paper: the laptop's fast architecture."""
-    from math import prod
-
     from torch import nn
 
     hidden: list[nn.Module] = []
@@ -31,9 +31,6 @@ def mlp(exp: Experiment) -> nn.Module:
 
 def lenet(exp: Experiment) -> nn.Module:
     """Hidden layers of ``width`` and a third as many units, Kaiming normal: LeNet-300-100 of He et al. for 300."""
-    from itertools import pairwise
-    from math import prod
-
     from torch import nn
 
     layers: list[nn.Module] = [nn.Flatten()]
@@ -116,7 +113,7 @@ def by_timm(exp: Experiment) -> nn.Module:
 
     fixed = {"pretrained": False, "num_classes": exp.facts.classes, "in_chans": exp.facts.image_shape[0]}
     try:
-        return timm.create_model(exp.arch.removeprefix(TIMM), **fixed, **(exp.timm or {}))
+        return timm.create_model(exp.arch.removeprefix(TIMM), **fixed, **(exp.timm.model_extra if exp.timm else {}))
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise ConfigError(f"timm: {exp.arch}: {' '.join(str(error).split())}") from None
 
@@ -205,8 +202,6 @@ def unit_links(model: nn.Module) -> list[tuple[str, str]]:
 
     All blocks read and write a residual stream, whose units are therefore no such.
     """
-    from itertools import pairwise
-
     from torch import nn
 
     inside = [(name, LINKED[type(m).__name__]) for name, m in model.named_modules() if type(m).__name__ in LINKED]

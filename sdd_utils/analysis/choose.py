@@ -4,7 +4,6 @@ Everything is chosen on validation accuracy, whose labels are noisy; test accura
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -14,16 +13,7 @@ from sdd_utils.analysis.dip import Estimate
 from sdd_utils.datasets import facts_of
 from sdd_utils.errors import Unsatisfiable
 
-
-@dataclass(frozen=True)
-class Choice:
-    """What a stop rule does with a curve: the last level that it trains, and the level that it takes."""
-
-    trained: int
-    taken: int
-
-
-StopRule = Callable[[np.ndarray, int], Choice]  # from one run's validation accuracies (levels,) and how many images
+Rule = Callable[[np.ndarray, int], int]  # from one run's validation accuracies (levels,), of so many images, to a level
 
 
 def standard_error(accuracy: float | np.ndarray, images: int) -> float | np.ndarray:
@@ -36,29 +26,29 @@ def sparsest(curve: np.ndarray, images: int) -> int:
     return int(np.flatnonzero(curve >= curve.max() - standard_error(curve.max(), images)).max())
 
 
-def first_drop(curve: np.ndarray, images: int) -> Choice:
-    """Stop at the first significant drop: two standard errors below the best so far."""
+def most_accurate(curve: np.ndarray, images: int) -> int:
+    """The most accurate level; of equals the sparser."""
+    return len(curve) - 1 - int(np.argmax(curve[::-1]))
+
+
+def first_drop(curve: np.ndarray, images: int) -> int:
+    """The level of the first significant drop, two standard errors below the best so far; without one the last."""
     best = np.maximum.accumulate(curve)
     stop = curve < best - 2 * standard_error(best, images)
-    trained = int(np.argmax(stop)) if stop.any() else len(curve) - 1
-    return Choice(trained, sparsest(curve[: trained + 1], images))
+    return int(np.argmax(stop)) if stop.any() else last(curve, images)
 
 
-def validation_maximum(curve: np.ndarray, images: int) -> Choice:
-    """Train all levels and take the most accurate; of equals the sparser."""
-    return Choice(len(curve) - 1, len(curve) - 1 - int(np.argmax(curve[::-1])))
+def last(curve: np.ndarray, images: int) -> int:
+    """The last level."""
+    return len(curve) - 1
 
 
-def full_sweep(curve: np.ndarray, images: int) -> Choice:
-    """Train all levels and take the sparsest within one standard error of the best, as the early stoppers do."""
-    return Choice(len(curve) - 1, sparsest(curve, images))
-
-
-STOP_RULES: dict[str, StopRule] = {
-    "first drop": first_drop,
-    "validation maximum": validation_maximum,
-    "full sweep": full_sweep,
+STOP_RULES: dict[str, tuple[Rule, Rule]] = {
+    "first drop": (first_drop, sparsest),
+    "validation maximum": (last, most_accurate),
+    "full sweep": (last, sparsest),
 }
+"""By name: which level is the last to be trained, and which of those that are is taken."""
 
 
 def stopped(spent: pd.DataFrame) -> pd.DataFrame:
@@ -71,12 +61,13 @@ def stopped(spent: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for run, curve in spent.groupby(keys, sort=False):
         curve = curve.sort_values("level")
-        for name, rule in STOP_RULES.items():
-            choice = rule(curve["val_acc"].to_numpy(), curve["val_images"].iat[0])
-            taken, last = curve.iloc[choice.taken], curve.iloc[choice.trained]
-            row = dict(zip(keys, run, strict=True)) | {"rule": name, "trained": choice.trained}
+        accuracies, images = curve["val_acc"].to_numpy(), curve["val_images"].iat[0]
+        for name, (stop, take) in STOP_RULES.items():
+            trained = stop(accuracies, images)
+            taken = curve.iloc[take(accuracies[: trained + 1], images)]
+            row = dict(zip(keys, run, strict=True)) | {"rule": name, "trained": trained}
             row |= taken[["level", "sparsity", "remaining_params", "val_acc", "test_acc"]].to_dict()
-            rows.append(row | last[COSTS].to_dict())
+            rows.append(row | curve.iloc[trained][COSTS].to_dict())
     return pd.DataFrame(rows)
 
 

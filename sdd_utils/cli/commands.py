@@ -4,7 +4,6 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -56,13 +55,6 @@ budget_help = "Train for so long at most: 90s, 9m, 1h30m, 2d."
 budget_option = click.option("--time-budget", callback=lambda _, __, text: parse_duration(text), help=budget_help)
 
 
-def training_options(command: Callable) -> Callable:
-    """Who trains, on what, for how long, and into which folder; all but the last two under the names of ``train``."""
-    for option in (workers_option, device_option, share_option, cluster_option, budget_option, results_option)[::-1]:
-        command = option(command)
-    return command
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """Sparse double descent, and what prevents it.
@@ -83,7 +75,12 @@ def cli() -> None:
 @cli.command("run", epilog="\b\nExample: python -m sdd_utils run --profile digits --only method=kd --time-budget 9m")
 @profile_option
 @only_option
-@training_options
+@workers_option
+@device_option
+@share_option
+@cluster_option
+@budget_option
+@results_option
 def run_command(profile: str, only: str, time_budget: float | None, results: Path, **how: str | float | None) -> None:
     """Train what is not finished, and go on with what was interrupted."""
     from sdd_utils.runner.sweep import train  # torch takes seconds, and figures and tables need none of it

@@ -11,6 +11,8 @@ from sdd_utils.config import Experiment
 from sdd_utils.errors import ConfigError
 from sdd_utils.models import build_model, prunable_layers
 
+Density = dict[str, float] | None  # by layer, the share of surviving weights; None: all
+
 
 class FlopCount:
     """FLOPs of one image through an experiment's network, by layer, counted by torch (a multiply-add is two). Raises
@@ -39,13 +41,13 @@ class FlopCount:
         self._forward_layers = {name: forward[name] for name in prunable_layers(model, exp)}
         self._step_layers = {name: flops * (2 + reached[name]) for name, flops in self._forward_layers.items()}
 
-    def training(self, density: dict[str, float]) -> float:
+    def training(self, density: Density) -> float:
         """Forward and backward for one image, prunable layers weighted by their share of surviving weights."""
-        return self.step - sum(f * (1 - density[name]) for name, f in self._step_layers.items())
+        return self.step - sum(self._step_layers[name] * (1 - left) for name, left in (density or {}).items())
 
-    def inference(self, density: dict[str, float]) -> float:
+    def inference(self, density: Density) -> float:
         """Forward alone for one image, weighted in the same way."""
-        return self.forward - sum(f * (1 - density[name]) for name, f in self._forward_layers.items())
+        return self.forward - sum(self._forward_layers[name] * (1 - left) for name, left in (density or {}).items())
 
 
 # The settings that decide what a network computes
@@ -60,22 +62,18 @@ def flop_count(exp: Experiment) -> FlopCount:
 _flop_count = cache(FlopCount)
 
 
-Density = dict[str, float] | None  # by layer, the share of surviving weights; None: all
-
-
 def training_flops(exp: Experiment, epochs: int, density: Density = None, teachers: Density = None) -> float:
     """FLOPs of a level's training, with the teacher's passes and those of early stopping over the validation images.
 
     The teacher sees each image every epoch where it is augmented, else once.
     """
     own, images = flop_count(exp), exp.training_images
-    flops = epochs * images * (own.step if density is None else own.training(density))
+    flops = epochs * images * own.training(density)
     if exp.patience:
-        flops += epochs * exp.validation_images * (own.forward if density is None else own.inference(density))
+        flops += epochs * exp.validation_images * own.inference(density)
     if exp.teacher:
-        other = flop_count(exp.teacher.experiment)
-        forward = other.forward if teachers is None else other.inference(teachers)
-        flops += (epochs if exp.augmented else 1) * images * forward
+        seen = (epochs if exp.augmented else 1) * images
+        flops += seen * flop_count(exp.teacher.experiment).inference(teachers)
     return flops
 
 

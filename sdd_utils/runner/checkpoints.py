@@ -10,12 +10,11 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pandas as pd
 import torch
-from pydantic import TypeAdapter
+from pydantic import BaseModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as as_bytes
 from torch import Tensor
@@ -35,21 +34,17 @@ MEASURED = LEVEL_COLUMNS[LEVEL_COLUMNS.index("level") :]  # what a row of the hi
 KEPT_SPARSITIES = (0.9, 0.99)  # the levels closest to these are kept of every curve
 
 
-@dataclass
-class History:
+class History(BaseModel):
     """What was measured so far."""
 
-    rows: list[dict] = field(default_factory=list)  # the measured columns of levels.csv, one a level
-    histograms: list[list[int]] = field(default_factory=list)  # counts of surviving weights by bin, one a level
-    segments: list[dict] = field(default_factory=list)  # seconds and codecarbon's record of uninterrupted training
+    rows: list[dict] = []  # the measured columns of levels.csv, one a level
+    histograms: list[list[int]] = []  # counts of surviving weights by bin, one a level
+    segments: list[dict] = []  # seconds and codecarbon's record of uninterrupted training
 
     @property
     def levels(self) -> int:
         """How many levels are finished, which is also the number of the next one."""
         return len(self.rows)
-
-
-HISTORY = TypeAdapter(History)
 
 
 def level_file(run: Path, level: int) -> Path:
@@ -66,7 +61,7 @@ def save(run: Path, exp: Experiment, net: SparseNetwork, history: History, train
     """Write the checkpoint or, at the end of a level, where ``training`` is empty, the level's file."""
     tensors = net.state() | {f"training.{name}": value for name, value in training.items()}
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    metadata = {"run_id": exp.run_id, "history": json.dumps(asdict(history), default=float)}
+    metadata = {"run_id": exp.run_id, "history": json.dumps(history.model_dump(), default=float)}
     metadata["sha256"] = _digest(tensors, metadata)
     write_bytes(run / CHECKPOINT if training else level_file(run, history.levels - 1), as_bytes(tensors, metadata))
 
@@ -84,7 +79,7 @@ def read(path: Path, exp: Experiment, net: SparseNetwork) -> tuple[dict[str, Ten
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = dict(file.metadata() or {})
         expected, run_id = metadata.pop("sha256"), metadata["run_id"]
-        history = HISTORY.validate_json(metadata["history"])
+        history = History.model_validate_json(metadata["history"])
     except (SafetensorError, FileNotFoundError, KeyError, ValueError, TypeError) as error:
         said = " ".join(str(error).split())
         raise Damaged(f"{path}: cannot be read as a checkpoint ({type(error).__name__}: {said})") from None

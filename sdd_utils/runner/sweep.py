@@ -25,7 +25,7 @@ from sdd_utils.runner.locks import claimed, held_by, lease, try_acquire
 from sdd_utils.runner.progress import Progress
 from sdd_utils.runner.run import run_experiment
 from sdd_utils.runner.stopping import must_stop, stop_on_signals
-from sdd_utils.runner.workers import Executor, local_workers
+from sdd_utils.runner.workers import LocalWorkers, local_workers
 
 POLL_SECONDS = 0.5
 
@@ -61,7 +61,7 @@ def train(
     if cluster is not None:
         from sdd_utils.runner.cluster import RayWorkers  # Ray is optional
 
-        executor: Executor = RayWorkers(cluster, workers, device, gpu_share)
+        executor: LocalWorkers = RayWorkers(cluster, workers, device, gpu_share)
     else:
         executor = local_workers(workers, device, gpu_share)
     try:
@@ -75,7 +75,7 @@ def train(
 def run_sweep(
     experiments: list[Experiment],
     folder: Path,
-    executor: Executor,
+    executor: LocalWorkers,
     device: str = "cpu",
     seconds: float | None = None,
     run: Callable = run_experiment,
@@ -107,7 +107,7 @@ def run_sweep(
 class Sweep:
     """The state of one sweep: what waits, what runs, what others are at, what is done."""
 
-    def __init__(self, todo: list[Experiment], folder: Path, executor: Executor, deadline: float, start: Callable):
+    def __init__(self, todo: list[Experiment], folder: Path, executor: LocalWorkers, deadline: float, start: Callable):
         self.folder, self.executor, self.deadline, self.start = folder, executor, deadline, start
         adopt_finished(todo, folder)
         self.progress, rank = Progress(todo, folder), ranks(todo)
@@ -175,11 +175,10 @@ class Sweep:
 
     def is_free(self, run: str) -> bool:
         """Whether the run's lock is free, or was free when last seen. A lock must be watched to be known as stale."""
-        if (lock := self.elsewhere.get(run)) and not try_acquire(lock):
-            return False
-        if lock:
+        lock = self.elsewhere.get(run)
+        if lock and try_acquire(lock):
             self.elsewhere.pop(run).release()
-        return True
+        return run not in self.elsewhere
 
     def wait_for_others(self) -> None:
         """All that is left is elsewhere: say whom the sweep waits for, once a run, and let them work."""
@@ -250,12 +249,8 @@ def check_device(device: str) -> None:
 
 def with_teachers(experiments: list[Experiment]) -> list[Experiment]:
     """The experiments and the teachers they need, each once."""
-    found = {}
-    for exp in experiments:
-        if exp.teacher:
-            found.setdefault(exp.teacher.experiment.run_id, exp.teacher.experiment)
-        found.setdefault(exp.run_id, exp)
-    return list(found.values())
+    every = [one for exp in experiments for one in (exp.teacher and exp.teacher.experiment, exp) if one]
+    return list({exp.run_id: exp for exp in every}.values())
 
 
 def ranks(experiments: list[Experiment], cost: dict[str, float] | None = None) -> dict[str, float]:

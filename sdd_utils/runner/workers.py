@@ -9,7 +9,6 @@ import time
 from concurrent.futures import Future
 from contextlib import suppress
 from multiprocessing import resource_tracker as tracker_of_python
-from typing import Protocol
 
 from loky import ProcessPoolExecutor, cpu_count, get_reusable_executor
 from loky.backend import resource_tracker as loky_tracker
@@ -23,24 +22,10 @@ SIGNALS = {signal.SIGINT, *STOPPING}
 SHARED_MEMORY = "/dev/shm"  # where Linux has it
 
 
-class Executor(Protocol):
-    """Where experiments are trained: ``LocalWorkers`` or ``cluster.RayWorkers``."""
-
-    def slots(self) -> int:
-        """How many experiments to hand over at a time, as of now: a cluster grows and shrinks."""
-
-    def submit(self, function, /, *args) -> Future:
-        """Have a worker call ``function(*args)``; WorkerLost in the future says that it may be submitted again."""
-
-    def ask_to_stop(self) -> None:
-        """Have all workers save the state of what they train, and leave the rest."""
-
-    def stop(self) -> None:
-        """End all workers at once."""
-
-
 class LocalWorkers:
-    """Pools of loky processes, each of which trains one experiment at a time: a pool a GPU where there are several."""
+    """Pools of loky processes, each of which trains one experiment at a time: a pool a GPU where there are several.
+
+    ``cluster.RayWorkers`` has the same methods."""
 
     def __init__(self, pools: list[ProcessPoolExecutor], each: int):
         self.each = each

@@ -9,13 +9,10 @@ from sdd_utils.analysis.choose import (
     STOP_RULES,
     candidates,
     clean_accuracy,
-    first_drop,
-    full_sweep,
     recommend,
     sparsest,
     standard_error,
     stopped,
-    validation_maximum,
 )
 from sdd_utils.analysis.cost import COSTS
 from sdd_utils.analysis.cost import spent as spent_on
@@ -27,6 +24,13 @@ MANY = 10_000  # so many validation images that a standard error is 0.4 points
 LAST = LEVELS - 1
 
 
+def at(rule, curve, images=MANY):
+    """The last level that a rule of STOP_RULES trains on a curve, and the level that it takes."""
+    stop, take = STOP_RULES[rule]
+    trained = stop(curve, images)
+    return trained, take(curve[: trained + 1], images)
+
+
 def test_the_standard_error_is_that_of_so_many_coin_tosses():
     tosses = np.random.default_rng(0).random((20_000, 200)) < 0.7
     assert standard_error(0.7, 200) == pytest.approx(tosses.mean(axis=1).std(), rel=0.02)
@@ -34,27 +38,25 @@ def test_the_standard_error_is_that_of_so_many_coin_tosses():
 
 def test_the_first_drop_ends_a_curve_with_a_dip_in_the_wrong_place():
     dip = one_dip(0.15, 0.15)  # the sweet phase is as accurate as the light one
-    assert first_drop(dip, MANY).trained == 9
-    assert first_drop(dip, MANY).taken == 8
-    assert full_sweep(dip, MANY).taken == 23
-    assert full_sweep(dip, MANY).trained == LAST
+    assert at("first drop", dip) == (9, 8)
+    assert at("full sweep", dip) == (LAST, 23)
 
 
 def test_without_a_dip_the_first_drop_finds_what_the_full_sweep_finds_for_less():
     level = np.where(np.arange(LEVELS) < 20, 0.85, 0.85 - 0.05 * (np.arange(LEVELS) - 19))
-    assert first_drop(level, MANY).taken == full_sweep(level, MANY).taken == 19
-    assert first_drop(level, MANY).trained == 20
+    assert at("first drop", level) == (20, 19)
+    assert at("full sweep", level) == (LAST, 19)
 
 
 def test_a_fall_within_the_noise_of_validation_stops_nothing():
     wobble = FLAT - 0.03 * (np.arange(LEVELS) % 2)
-    assert all(rule(wobble, 200).trained == LAST for rule in STOP_RULES.values())
-    assert first_drop(wobble, MANY).trained == 1
+    assert all(at(rule, wobble, 200)[0] == LAST for rule in STOP_RULES)
+    assert at("first drop", wobble)[0] == 1
 
 
 def test_of_levels_that_cannot_be_told_apart_the_sparsest_is_taken():
     assert sparsest(MONOTONE, 200) == 3  # it falls by 0.67 points a level, and a standard error is 2.1
-    assert validation_maximum(FLAT, 200).taken == LAST  # of equals the sparser
+    assert at("validation maximum", FLAT, 200)[1] == LAST  # of equals the sparser
 
 
 def test_every_rule_is_charged_for_what_it_trains_and_chooses_on_validation():

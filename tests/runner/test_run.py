@@ -302,7 +302,7 @@ def test_the_best_level_by_the_test_set_is_kept_for_students_that_learn_from_it(
     exp, level = small(levels=20), np.arange(21)
     measured = {"level": level, "sparsity": 1 - 0.8**level, "val_acc": 0.5 + level / 100}
     table = pd.DataFrame(measured | {"test_acc": 0.9 - abs(level - 5) / 100})
-    history = checkpoints.History(table.to_dict("records"))
+    history = checkpoints.History(rows=table.to_dict("records"))
     assert select_level(table, "sparse", "test") == 5
     assert checkpoints.wanted_levels(exp, history) == {0, 5, 10, 20}  # dense, by test, 90 %, best and 99 %
 
@@ -314,7 +314,7 @@ def test_levels_are_kept_by_the_numbers_that_students_will_read(small, tmp_path)
     better = 0.7 + 1e-8 * (level == 8)  # by less than levels.csv shows
     table = pd.DataFrame(measured | {"val_acc": better, "test_acc": better})
     assert table["val_acc"].idxmax() == 8
-    history = checkpoints.History(table.to_dict("records"))
+    history = checkpoints.History(rows=table.to_dict("records"))
     runs.write_tables(tmp_path, exp, history)
     written = pd.read_csv(tmp_path / "levels.csv")
     assert select_level(written, "sparse") == 20  # of equals the sparser

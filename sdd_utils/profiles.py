@@ -263,6 +263,10 @@ class _PlainYaml(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# Without it 1e-3, which has no point, is text
+_PlainYaml.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), [*"-+0123456789"])
+
+
 def load_profile(name: str) -> Profile:
     """Read ``notebooks/profiles/<name>.yaml``. Raises ConfigError naming the file and the field that is wrong."""
     path = PROFILES / f"{name}.yaml"

@@ -1,37 +1,22 @@
 """What every setting is made of: a frozen, validated base class, and the types of the numbers in it."""
 
-import re
 import reprlib
 from importlib import import_module
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from sdd_utils.errors import ConfigError
 
 PROFILE_NAME = r"^[a-z0-9][a-z0-9-]*$"  # profiles name folders, so a name cannot lead anywhere else
-PLAIN = r"[-+]?(0|[1-9]\d*)?(\.\d*)?([eE][-+]?\d+)?|[-+]?(inf|nan)"  # a decimal number as text; YAML takes 1e-3 for one
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
 
 
-def _plainly_a_number(value: object) -> object:
-    """Not a truth value, which Python takes for 0 or 1, nor what it reads otherwise than a person does (010, 1_0)."""
-    if isinstance(value, bool) or (isinstance(value, str) and not re.fullmatch(PLAIN, value.strip(), re.ASCII)):
-        raise ValueError("should be a number")
-    return value
-
-
-def _plainly_true_or_false(value: object) -> object:
-    if value not in (True, False, "true", "false") or type(value) in (int, float):
-        raise ValueError("should be true or false")
-    return value
-
-
-Whole = Annotated[int, BeforeValidator(_plainly_a_number)]
-Number = Annotated[float, BeforeValidator(_plainly_a_number), AfterValidator(lambda number: number + 0.0)]
+# Strict: neither a truth value, which Python takes for 0 or 1, nor text is a number
+Whole, Flag = Annotated[int, Strict()], Annotated[bool, Strict()]
+Number = Annotated[float, Strict(), AfterValidator(lambda number: number + 0.0)]
 """A float; −0 becomes 0, which it equals, so that it does not make another run_id."""
-Flag = Annotated[bool, BeforeValidator(_plainly_true_or_false)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
 Portion = Annotated[Number, Field(gt=0, lt=1)]
 NotNegative = Annotated[Number, Field(ge=0)]

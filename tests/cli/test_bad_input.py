@@ -69,8 +69,8 @@ def mine(tmp_path, *more):
 HUMAN = {"dataset": "cifar10n", "noise_kind": "human", "human_labels": "worse_label"}
 SETTINGS = [
     ({"epochs": 0}, "epochs: input should be greater than or equal to 1 (got 0)"),
-    ({"epochs": 2.5}, "epochs: input should be a valid integer, got a number with a fractional part (got 2.5)"),
-    ({"epochs": "many"}, "epochs: should be a number (got 'many')"),
+    ({"epochs": 2.5}, "epochs: input should be a valid integer (got 2.5)"),
+    ({"epochs": "many"}, "epochs: input should be a valid integer (got 'many')"),
     ({"epochs": None}, "epochs: input should be a valid integer (got None)"),
     ({"batch_size": -5}, "batch_size: input should be greater than or equal to 1 (got -5)"),
     ({"width": 0}, "width: input should be greater than or equal to 1 (got 0)"),
@@ -105,7 +105,7 @@ SETTINGS = [
     ({"regulariser": "l1"}, "coefficient: missing; it must be given when there is a regulariser"),
     ({"retrain": "finetune"}, "retrain: input should be 'lr', 'init' or 'random' (got 'finetune')"),
     ({"crop_padding": -1}, "crop_padding: input should be greater than or equal to 0 (got -1)"),
-    ({"flip": "maybe"}, "flip: should be true or false (got 'maybe')"),
+    ({"flip": "maybe"}, "flip: input should be a valid boolean (got 'maybe')"),
     ({"selection": "test"}, "selection: test means something only when the teacher is sparse"),
     ({"selection": "train"}, "selection: input should be 'validation' or 'test' (got 'train')"),
     ({"vit": {}}, "vit: given, but it means something only when arch is vit"),
@@ -123,7 +123,7 @@ SETTINGS = [
     (HUMAN, "noise_rate: must be 0.4021 for worse_label, the share that people got wrong"),
     ({"train_subset": 1001}, "train_subset: 1001 images are more than the 1000 of digits"),
     ({"test_subset": 0}, "test_subset: input should be greater than or equal to 1 (got 0)"),
-    ({"amp": "bf16"}, "amp: should be true or false (got 'bf16')"),
+    ({"amp": "bf16"}, "amp: input should be a valid boolean (got 'bf16')"),
     ({"learning_rate": 0.1}, "learning_rate: unknown field; the fields are seed, dataset, image_size, train_subset"),
     # Numbers that no memory, no clock or no floating-point number has room for
     ({"levels": 1001}, "levels: input should be less than or equal to 1000 (got 1001)"),
@@ -131,21 +131,21 @@ SETTINGS = [
     ({"patience": 10**17}, "patience: input should be less than or equal to 1000000 (got 100000000000000000)"),
     (
         {"batch_size": 1e300},
-        "batch_size: unable to parse input string as an integer, exceeded maximum size (got 1e+300)",
+        "batch_size: input should be a valid integer (got 1e+300)",
     ),
     ({"crop_padding": 10**9}, "crop_padding: input should be less than or equal to 32 (got 1000000000)"),
     ({"vit": {"depth": 10**6}}, "vit.depth: input should be less than or equal to 1000 (got 1000000)"),
     ({"temperature": 1e308}, "temperature: input should be less than or equal to 1000000 (got 1e+308)"),
-    ({"lr": "1e400"}, "lr: input should be a finite number (got '1e400')"),
+    ({"lr": "1e400"}, "lr: input should be a finite number (got inf)"),
     (
         {"dataset": "x" * 5000},
         f"dataset: should be one of {', '.join(DATASETS)}; others ",
     ),
     # Truth values, which Python takes for 0 and 1
-    ({"epochs": True}, "epochs: should be a number (got True)"),
-    ({"levels": False}, "levels: should be a number (got False)"),
-    ({"lr": True}, "lr: should be a number (got True)"),
-    ({"milestones": [True]}, "milestones.0: should be a number (got True)"),
+    ({"epochs": True}, "epochs: input should be a valid integer (got True)"),
+    ({"levels": False}, "levels: input should be a valid integer (got False)"),
+    ({"lr": True}, "lr: input should be a valid number (got True)"),
+    ({"milestones": [True]}, "milestones.0: input should be a valid number (got True)"),
 ]
 
 
@@ -254,13 +254,13 @@ YAML = [  # what stands there to a person is not what YAML makes of it
     ("levels: 4", f"levels: {'9' * 5000}", f"architectures.mlp.settings.levels: {PLAIN} (got {'9' * 40})"),
     ("lr: 0.1", "lr: 1_0.5", f"architectures.mlp.settings.lr: {PLAIN} (got 1_0.5)"),
     ("lr: 0.1", "lr: 1:30.5", f"architectures.mlp.settings.lr: {PLAIN} (got 1:30.5)"),
-    ("- 0.3", "- 0o3", "architectures.mlp.noise_rates.0: should be a number (got '0o3')"),
+    ("- 0.3", "- 0o3", "architectures.mlp.noise_rates.0: input should be a valid number (got '0o3')"),
     # In quotes, where YAML has no say, and pydantic would read them its own way
-    ("width: 16", "width: '010'", "architectures.mlp: width: should be a number (got '010')"),
-    ("width: 16", "width: '1_6'", "architectures.mlp: width: should be a number (got '1_6')"),
-    ("lr: 0.1", "lr: '0x1'", "architectures.mlp: lr: should be a number (got '0x1')"),
-    ("base: {}", "base: {flip: 'yes'}", "flip: should be true or false (got 'yes')"),
-    ("base: {}", "base: {amp: 1}", "amp: should be true or false (got 1)"),
+    ("width: 16", "width: '010'", "architectures.mlp: width: input should be a valid integer (got '010')"),
+    ("width: 16", "width: '1_6'", "architectures.mlp: width: input should be a valid integer (got '1_6')"),
+    ("lr: 0.1", "lr: '0x1'", "architectures.mlp: lr: input should be a valid number (got '0x1')"),
+    ("base: {}", "base: {flip: 'yes'}", "flip: input should be a valid boolean (got 'yes')"),
+    ("base: {}", "base: {amp: 1}", "amp: input should be a valid boolean (got 1)"),
     ("about: x", "about: !!timestamp 'x'", "profiles/mine.yaml: not YAML: "),
     ("- 0.3", "- 00", f"architectures.mlp.noise_rates: {PLAIN} (got 00)"),
     ("about: x", "about: no", f"about: {PLAIN} (got no)"),

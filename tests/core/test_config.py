@@ -54,7 +54,7 @@ WRONG = [
     ({"val_share": 0}, "val_share: input should be greater than 0 (got 0)"),
     ({"epochs": 0}, "epochs: input should be greater than or equal to 1 (got 0)"),
     ({"lr": float("nan")}, "lr: input should be a finite number (got nan)"),
-    ({"lr": "fast"}, "lr: should be a number (got 'fast')"),
+    ({"lr": "fast"}, "lr: input should be a valid number (got 'fast')"),
     ({"widht": 3}, "widht: unknown field; the fields are seed, dataset"),
     ({"vit": {"patches": 4}}, "vit.patches: unknown field"),
     ({"momentum": None}, "momentum: missing; it must be given when optimizer is sgd"),
@@ -150,7 +150,7 @@ def test_a_vit_has_a_dropout_of_its_own():
 
 
 def test_equal_settings_have_equal_run_ids_and_a_change_gives_another(small, student):
-    assert small().run_id == small(dataset="digits", lr="0.1", retrain="lr").run_id
+    assert small().run_id == small(dataset="digits", lr=0.1, retrain="lr").run_id
     others = [
         small(seed=1),
         small(noise_rate=0.2),

@@ -3,7 +3,6 @@
 import os
 import re
 import sys
-import time
 from collections.abc import Iterable
 from contextlib import suppress
 from itertools import accumulate
@@ -44,20 +43,19 @@ class Progress:
         self.done = dict.fromkeys(self.tables, 0)
         self.flops = {e.run_id: list(accumulate(level_flops(e), initial=0.0)) for e in experiments}
         total = sum(flops[-1] for flops in self.flops.values())
-        bar, self.interval = bar_of_this_place()
-        self.bar = bar(total=total, bar_format="{percentage:3.0f}% {bar} {elapsed}, {remaining} left{postfix}")
-        self.drawn = 0.0
-        self.update(self.tables)
-        self.bar.initial = self.bar.n  # what was there before says nothing about the speed of now
+        before = sum(self.flops[run][self.levels_of(run)] for run in self.tables)  # it says nothing of the speed of now
+        bar, seconds = bar_of_this_place()
+        how = {"mininterval": seconds, "miniters": 0, "smoothing": 0, "postfix": self._counts()}
+        how["bar_format"] = "{percentage:3.0f}% {bar} {elapsed}, {remaining} left{postfix}"
+        self.bar = bar(total=total, initial=before, **how)
 
     def update(self, runs: Iterable[str]) -> None:
         """Read how far ``runs`` are, which somebody is at, and redraw the bar every now and then."""
         for run in runs:
             self.levels_of(run)
-        if time.monotonic() - self.drawn >= self.interval:
-            self.drawn = time.monotonic()
-            self.bar.n = sum(self.flops[run][done] for run, done in self.done.items())
-            self.bar.set_postfix_str("{} runs, {} levels".format(*self._done()))
+        self.bar.n = sum(self.flops[run][done] for run, done in self.done.items())  # sums of differences would round
+        self.bar.set_postfix_str(self._counts(), refresh=False)
+        self.bar.update(0)
 
     def levels_of(self, run: str) -> int:
         """How many levels of the run are finished, as of now."""
@@ -73,18 +71,16 @@ class Progress:
 
     def close(self) -> None:
         """Draw the bar a last time."""
-        self.drawn = 0.0
-        self.update([])
         self.bar.close()
 
     def left(self) -> str:
         """What is not done, for a person who has to decide when to go on."""
-        runs, levels = self._done()
         speed = (self.bar.n - self.bar.initial) / max(self.bar.format_dict["elapsed"], 1e-9)
         left = tqdm.format_interval((self.bar.total - self.bar.n) / speed) if speed > 0 else ""
         more = f", about {left} more at this speed" if left else ""
-        return f"{runs} runs and {levels} levels are done{more}; run the same again to go on"
+        return f"{self._counts(' and ')} are done{more}; run the same again to go on"
 
-    def _done(self) -> tuple[str, str]:
+    def _counts(self, between: str = ", ") -> str:
         runs = sum(self.done[run] == self.levels[run] for run in self.done)
-        return f"{runs}/{len(self.done)}", f"{sum(self.done.values())}/{sum(self.levels.values())}"
+        levels = f"{sum(self.done.values())}/{sum(self.levels.values())} levels"
+        return f"{runs}/{len(self.done)} runs{between}{levels}"

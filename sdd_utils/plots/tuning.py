@@ -12,7 +12,7 @@ from sdd_utils.plots.panels import COLUMN
 
 HEAT_MAPS = {
     "rebound": "rebound left (points)",
-    "sweet": "test accuracy where vanilla is sweet (%)",
+    "sweet": "test accuracy at the sparse teacher's level (%)",
 }
 
 

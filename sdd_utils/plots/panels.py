@@ -85,7 +85,7 @@ def draw_panels(panels: dict[str, Lines], phases_of: str | None = None, marked: 
             draw_curves(ax, rows, color=colour, label=label)
             if marked:
                 mark_dip(ax, rows, colour)
-        ax.set_title(title, fontsize=9, pad=14 if len(panels) == 1 else None)
+        ax.set_title(title.replace(": ", ":\n"), fontsize=9, pad=14 if len(panels) == 1 else None)
         ax.legend(handles=ax.lines, loc="lower left", fontsize=7).set_visible(not shared)
         sparsity_axis(ax)
     lines = [label for label, *_ in max(panels.values(), key=len)] if shared else []

@@ -17,7 +17,7 @@ from sdd_utils.config import Experiment
 from sdd_utils.execution import visible_gpus
 from sdd_utils.runner.run import run_experiment
 from sdd_utils.runner.sweep import run_sweep
-from sdd_utils.runner.workers import LocalWorkers, local_workers
+from sdd_utils.runner.workers import Executor, local_workers
 
 LEVELS = 4
 """Of the curves that are trained to measure throughput."""
@@ -55,14 +55,14 @@ def bench_scale(exp: Experiment, device: str) -> pd.DataFrame:
     return table.assign(device=device_name(device))
 
 
-def _training(exp: Experiment, workers: int, curves: int, executor: LocalWorkers, device: str) -> dict:
+def _training(exp: Experiment, workers: int, curves: int, executor: Executor, device: str) -> dict:
     todo = [exp.model_copy(update={"seed": seed, "levels": LEVELS}) for seed in range(curves)]
     seconds = _timed(todo, executor, device, run_experiment)
     row = {"workers": workers, "experiments": curves, "seconds": seconds, "ideal_seconds": None}
     return row | {"levels_per_minute": 60 * curves * (LEVELS + 1) / seconds}
 
 
-def _sleeping(exp: Experiment, executor: LocalWorkers) -> dict:
+def _sleeping(exp: Experiment, executor: Executor) -> dict:
     todo = [exp.model_copy(update={"seed": seed}) for seed in range(SLEEPERS)]
     seconds = _timed(todo, executor, "cpu", sleeper(SECONDS))
     ideal = simulate(todo, {exp.run_id: SECONDS for exp in todo}, SLOTS).makespan
@@ -71,7 +71,7 @@ def _sleeping(exp: Experiment, executor: LocalWorkers) -> dict:
     return row | {"levels_per_minute": None} | overhead
 
 
-def _timed(todo: list[Experiment], executor: LocalWorkers, device: str, run: Callable) -> float:
+def _timed(todo: list[Experiment], executor: Executor, device: str, run: Callable) -> float:
     """Seconds of a sweep with workers that are all there, and have done such an experiment before."""
     number = executor.slots()
     with tempfile.TemporaryDirectory() as folder:

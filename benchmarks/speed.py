@@ -25,7 +25,7 @@ from sdd_utils.errors import ConfigError
 from sdd_utils.execution import Execution
 from sdd_utils.metrics.energy import COUNTRY
 from sdd_utils.metrics.flops import training_flops
-from sdd_utils.runner.workers import LocalWorkers, local_workers
+from sdd_utils.runner.workers import Executor, local_workers
 
 
 def ways(exp: Experiment, device: torch.device) -> list[Way]:
@@ -115,7 +115,7 @@ def bench(experiments: list[Experiment], device: str, side_by_side: int | None, 
     return table.assign(times_conventional=table["images_per_second"] / table[keys].join(base, on=keys)[base.name])
 
 
-def timed(executor: LocalWorkers, row: Row, device: str, number: int, turn: int) -> list[Timing]:
+def timed(executor: Executor, row: Row, device: str, number: int, turn: int) -> list[Timing]:
     """Measure a row with so many experiments that train at a time."""
     with tempfile.TemporaryDirectory() as folder:
         barrier = Barrier(Path(folder), number)

@@ -4,7 +4,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 
 class Threads(ThreadPoolExecutor):
-    """See ``sdd_utils.runner.workers.LocalWorkers``."""
+    """See ``sdd_utils.runner.workers.Executor``."""
 
     def slots(self) -> int:
         """The number of threads."""

@@ -263,8 +263,9 @@ class _PlainYaml(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# Without it 1e-3, which has no point, is text
-_PlainYaml.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), [*"-+0123456789"])
+# Without it 1e-3, which has no point, and 1.5e3, whose exponent has no sign, are text
+_EXPONENT = re.compile(r"[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)[eE][-+]?\d+$", re.ASCII)
+_PlainYaml.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, [*"-+.0123456789"])
 
 
 def load_profile(name: str) -> Profile:

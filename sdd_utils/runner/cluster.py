@@ -47,7 +47,7 @@ log = logging.getLogger("sdd_utils")
 
 
 class RayWorkers:
-    """The slots of a Ray cluster, each for one experiment; with the methods of ``workers.LocalWorkers``.
+    """The slots of a Ray cluster, each for one experiment; see ``workers.Executor``.
 
     ``address`` is as for ``connect``, ``gpu_share`` as for ``workers.local_workers``; ``most`` limits how many
     experiments train at a time, and is the number of slots of a cluster that is started here. Raises ConfigError.

@@ -9,6 +9,7 @@ import time
 from concurrent.futures import Future
 from contextlib import suppress
 from multiprocessing import resource_tracker as tracker_of_python
+from typing import Protocol
 
 from loky import ProcessPoolExecutor, cpu_count, get_reusable_executor
 from loky.backend import resource_tracker as loky_tracker
@@ -22,10 +23,24 @@ SIGNALS = {signal.SIGINT, *STOPPING}
 SHARED_MEMORY = "/dev/shm"  # where Linux has it
 
 
-class LocalWorkers:
-    """Pools of loky processes, each of which trains one experiment at a time: a pool a GPU where there are several.
+class Executor(Protocol):
+    """Where experiments are trained: ``LocalWorkers`` or ``cluster.RayWorkers``."""
 
-    ``cluster.RayWorkers`` has the same methods."""
+    def slots(self) -> int:
+        """How many experiments to hand over at a time, as of now: a cluster grows and shrinks."""
+
+    def submit(self, function, /, *args) -> Future:
+        """Have a worker call ``function(*args)``; WorkerLost in the future says that it may be submitted again."""
+
+    def ask_to_stop(self) -> None:
+        """Have all workers save the state of what they train, and leave the rest."""
+
+    def stop(self) -> None:
+        """End all workers at once."""
+
+
+class LocalWorkers:
+    """Pools of loky processes, each of which trains one experiment at a time: a pool a GPU where there are several."""
 
     def __init__(self, pools: list[ProcessPoolExecutor], each: int):
         self.each = each

@@ -255,6 +255,8 @@ YAML = [  # what stands there to a person is not what YAML makes of it
     ("lr: 0.1", "lr: 1_0.5", f"architectures.mlp.settings.lr: {PLAIN} (got 1_0.5)"),
     ("lr: 0.1", "lr: 1:30.5", f"architectures.mlp.settings.lr: {PLAIN} (got 1:30.5)"),
     ("- 0.3", "- 0o3", "architectures.mlp.noise_rates.0: input should be a valid number (got '0o3')"),
+    ("lr: 0.1", "lr: 010e1", "architectures.mlp: lr: input should be a valid number (got '010e1')"),
+    ("lr: 0.1", "lr: 1e٣", "architectures.mlp: lr: input should be a valid number (got '1e٣')"),
     # In quotes, where YAML has no say, and pydantic would read them its own way
     ("width: 16", "width: '010'", "architectures.mlp: width: input should be a valid integer (got '010')"),
     ("width: 16", "width: '1_6'", "architectures.mlp: width: input should be a valid integer (got '1_6')"),
@@ -284,6 +286,12 @@ def test_yaml_that_is_not_what_it_seems(say, tmp_path, written, instead, message
     assert written in TEXT
     write_profile(tmp_path, TEXT.replace(written, instead))
     assert message in say(*mine(tmp_path))
+
+
+@pytest.mark.parametrize("written", ["1e-1", "1E-1", "1.0e-1", "+.1e0", "0.01e1"])
+def test_powers_of_ten_are_numbers(say, tmp_path, written):
+    write_profile(tmp_path, TEXT.replace("lr: 0.1", f"lr: {written}"))
+    assert {exp.lr for exp in load_profile("mine").experiments()} == {0.1}
 
 
 def test_lists_whose_product_is_too_large(say, tmp_path):

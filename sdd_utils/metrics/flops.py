@@ -43,11 +43,15 @@ class FlopCount:
 
     def training(self, density: Density) -> float:
         """Forward and backward for one image, prunable layers weighted by their share of surviving weights."""
-        return self.step - sum(self._step_layers[name] * (1 - left) for name, left in (density or {}).items())
+        return _without_pruned(self.step, self._step_layers, density)
 
     def inference(self, density: Density) -> float:
         """Forward alone for one image, weighted in the same way."""
-        return self.forward - sum(self._forward_layers[name] * (1 - left) for name, left in (density or {}).items())
+        return _without_pruned(self.forward, self._forward_layers, density)
+
+
+def _without_pruned(flops: float, layers: dict[str, float], density: Density) -> float:
+    return flops if density is None else flops - sum(of * (1 - density[name]) for name, of in layers.items())
 
 
 # The settings that decide what a network computes

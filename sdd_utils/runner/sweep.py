@@ -25,7 +25,7 @@ from sdd_utils.runner.locks import claimed, held_by, lease, try_acquire
 from sdd_utils.runner.progress import Progress
 from sdd_utils.runner.run import run_experiment
 from sdd_utils.runner.stopping import must_stop, stop_on_signals
-from sdd_utils.runner.workers import LocalWorkers, local_workers
+from sdd_utils.runner.workers import Executor, local_workers
 
 POLL_SECONDS = 0.5
 
@@ -61,7 +61,7 @@ def train(
     if cluster is not None:
         from sdd_utils.runner.cluster import RayWorkers  # Ray is optional
 
-        executor: LocalWorkers = RayWorkers(cluster, workers, device, gpu_share)
+        executor: Executor = RayWorkers(cluster, workers, device, gpu_share)
     else:
         executor = local_workers(workers, device, gpu_share)
     try:
@@ -75,7 +75,7 @@ def train(
 def run_sweep(
     experiments: list[Experiment],
     folder: Path,
-    executor: LocalWorkers,
+    executor: Executor,
     device: str = "cpu",
     seconds: float | None = None,
     run: Callable = run_experiment,
@@ -107,7 +107,7 @@ def run_sweep(
 class Sweep:
     """The state of one sweep: what waits, what runs, what others are at, what is done."""
 
-    def __init__(self, todo: list[Experiment], folder: Path, executor: LocalWorkers, deadline: float, start: Callable):
+    def __init__(self, todo: list[Experiment], folder: Path, executor: Executor, deadline: float, start: Callable):
         self.folder, self.executor, self.deadline, self.start = folder, executor, deadline, start
         adopt_finished(todo, folder)
         self.progress, rank = Progress(todo, folder), ranks(todo)

@@ -23,6 +23,11 @@ def parameters_of(cells):
     return settings
 
 
+def answer_of(cells):
+    """The Markdown that a notebook's last cell displays."""
+    return "\n".join(output["data"]["text/markdown"] for output in cells[-1].outputs)
+
+
 SMALL = {
     "arch": "mlp",
     "width": 16,

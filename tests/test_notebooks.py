@@ -6,7 +6,7 @@ import nbformat
 import pandas as pd
 import papermill
 import pytest
-from conftest import HANG, parameters_of
+from conftest import HANG, answer_of, parameters_of
 
 from scripts.notebooks import NOTEBOOKS, notebooks_of
 from sdd_utils.analysis.claims import claims_table
@@ -41,11 +41,6 @@ def cells(request):
 
 def tagged(cells, tag):
     return [cell for cell in cells if tag in cell.metadata.get("tags", [])]
-
-
-def answer_of(cells):
-    """The Markdown that the last cell displays."""
-    return "\n".join(output["data"]["text/markdown"] for output in cells[-1].outputs)
 
 
 def test_there_is_exactly_one_parameters_cell_and_it_reads_the_reference(cells):

@@ -5,7 +5,7 @@ import re
 import nbformat
 import pandas as pd
 import pytest
-from conftest import parameters_of
+from conftest import answer_of, parameters_of
 
 from scripts.notebooks import NOTEBOOKS
 from sdd_utils.analysis import tuning
@@ -53,10 +53,6 @@ def measured(claim, way):
     return shown(claim, way)["measured"]
 
 
-def answer_of(name):
-    return "".join(output["data"].get("text/markdown", "") for output in cells_of(name)[-1].outputs)
-
-
 @pytest.mark.parametrize("claim", ["C1", "C2a", "C2b"])
 def test_the_table_of_claims_shows_the_committed_verdicts(claim):
     (line,) = [line for line in README.splitlines() if line.startswith(f"| **{claim}**")]
@@ -77,7 +73,7 @@ def test_what_it_says_in_short_follows_from_the_verdicts():
     assert avoids == {"sparse": 1, "dense": 0, "early_stopped": 3, "early": 2, "kd-early": 2}
     assert "a rise is *removed* where less than half of it is left" in text
     assert "**sparse teacher** removes it in one network of three, in MNIST's, and in 6 of 9 variations" in text
-    assert "sparse teacher in 6 of 9" in answer_of("11_variations")
+    assert "sparse teacher in 6 of 9" in answer_of(cells_of("11_variations"))
     assert "picked on the test images it does in no more" in text
     on_test = pd.read_csv(REFERENCE / "digits-selection" / "claims.csv").query("claim == 'C3'")["verdict"]
     assert (on_test == "holds").sum() == avoids["sparse"]
@@ -117,8 +113,8 @@ def test_what_it_says_in_short_follows_from_the_verdicts():
         r"tried: ([\d.]+) % on CIFAR-10 and ([\d.]+) % on CIFAR-100N, the next way ([\d.]+) % and ([\d.]+)", text
     )
     most, other, after, next_to = pairs.groups()
-    assert f"accuracy is: larger λ {most} %, early-stopped teacher {after} %" in answer_of("07_cifar")
-    assert f"accuracy is: larger λ {other} %, sparse teacher {next_to} %" in answer_of("07_cifar")
+    assert f"accuracy is: larger λ {most} %, early-stopped teacher {after} %" in answer_of(cells_of("07_cifar"))
+    assert f"accuracy is: larger λ {other} %, sparse teacher {next_to} %" in answer_of(cells_of("07_cifar"))
     costs = spent(levels).groupby(["arch", "noise_rate", "seed", "pipeline"])["train_flops"].max()
     search = costs.xs(0.3, level="noise_rate").unstack("pipeline").eval("l2 / vanilla").groupby("arch").mean()
     assert search.round().tolist() == [3, 2, 2]
@@ -206,7 +202,7 @@ def test_every_notebook_is_listed_with_what_it_trains():
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_numbers_in_the_list_of_notebooks_are_in_their_answers(name):
     answer = next(line.split("|")[3] for line in README.splitlines() if line.startswith(f"| [{name}]"))
-    assert set(re.findall(r"\d+(?:\.\d+)?", answer)) <= set(re.findall(r"\d+(?:\.\d+)?", answer_of(name)))
+    assert set(re.findall(r"\d+(?:\.\d+)?", answer)) <= set(re.findall(r"\d+(?:\.\d+)?", answer_of(cells_of(name))))
 
 
 @pytest.mark.parametrize("text", [README, *map(room, ROOMS)], ids=["README", *ROOMS])

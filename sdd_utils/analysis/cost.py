@@ -18,11 +18,10 @@ MEASURED = ["sparsity", "remaining_params", "val_acc", "test_acc"]
 def spent(levels: pd.DataFrame, charge: str = "full") -> pd.DataFrame:
     """One row a (arch, noise_rate, pipeline, seed, level): what that network is worth, and all that was spent on it.
 
-    The COSTS are sums over the levels up to the row's, and with ``charge`` "full", not "own", over all that was trained
-    before. ``l2`` is the curve of the λ that
-    validation prefers; its search is every other λ's whole curve. A dense teacher is level 0 of a vanilla curve; a
-    sparse one's rule looks at all of it. The teacher's forward passes are in the student's levels already. Raises
-    ConfigError.
+    The COSTS are sums over the levels up to the row's and, where ``charge`` is "full" rather than "own", over all that
+    was trained before. ``l2`` is the curve of the λ that validation prefers; its search is every other λ's whole curve.
+    A dense teacher is level 0 of a vanilla curve; a sparse one's rule looks at all of it. The teacher's forward passes
+    are in the student's levels already. Raises ConfigError.
     """
     if charge not in ("full", "own"):
         raise ConfigError(f"charge: should be one of full, own (got {charge!r})")

@@ -17,11 +17,14 @@ def grid(levels: pd.DataFrame) -> pd.DataFrame:
     teacher.
     """
     rows = []
-    for key, part in levels[levels["method"] == "kd"].groupby([*SETTING, "temperature", "alpha"]):
-        plain, row = vanilla(levels, *key[:2]), dict(zip([*SETTING, "temperature", "alpha"], key, strict=True))
-        left, usual = (measure_dip(curves_of(one), held_out=False) for one in (part, plain))
-        row |= {"val": 100 * part["val_acc"].mean(), "sweet": sweet_accuracy(part, plain).mean()}
-        rows.append(row | {"rebound": left.rebound.value, "gone": over_the_margin(left, usual).high < 0})
+    for setting, of_setting in levels[levels["method"] == "kd"].groupby(SETTING):
+        plain = vanilla(levels, *setting[:2])
+        usual = measure_dip(curves_of(plain), held_out=False)
+        for pair, part in of_setting.groupby(["temperature", "alpha"]):
+            left = measure_dip(curves_of(part), held_out=False)
+            row = dict(zip([*SETTING, "temperature", "alpha"], [*setting, *pair], strict=True))
+            row |= {"val": 100 * part["val_acc"].mean(), "sweet": sweet_accuracy(part, plain).mean()}
+            rows.append(row | {"rebound": left.rebound.value, "gone": over_the_margin(left, usual).high < 0})
     return pd.DataFrame(rows)
 
 

@@ -1,5 +1,6 @@
 """The figures, as the notebooks show them and as ``figures/`` holds them: what each shows; panels.py has how."""
 
+from dataclasses import replace
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -119,16 +120,14 @@ def distillation(levels: pd.DataFrame | dict[str, pd.DataFrame]) -> Figure:
 def remedies(levels: pd.DataFrame) -> Figure:
     """What else is done against the dip, alone (first) and for students of the sparse teacher: one panel for each of
     both and each (architecture, ε) that has such curves."""
-    panels = {}
+    panels, nothing = {}, replace(METHODS["vanilla"], label="no other remedy")
+    found = {setting: pipelines(levels, *setting) for setting in curves.vanilla_settings(levels)}
     for prefix, plain, whose in (("", "vanilla", "no teacher"), ("kd-", "sparse", "sparse teacher")):
-        for setting in curves.vanilla_settings(levels):
-            ways = [plain, *(prefix + name for name in REMEDIES), *(["early"] if not prefix else [])]
-            rows = {name: METHODS[name].rows(levels, *setting) for name in ways}
-            shown = {name: METHODS[name.removeprefix("kd-")] for name, part in rows.items() if len(part)}
-            looks = {name: (way.label, way.colour) for name, way in shown.items()}
-            looks |= {plain: ("no other remedy", METHODS["vanilla"].colour)}
-            if APART & shown.keys():
-                lines = [(looks[name][0], rows[name], looks[name][1]) for name in shown]
+        looks = {plain: nothing} | {prefix + name: METHODS[name] for name in REMEDIES}
+        looks |= {} if prefix else {"early": METHODS["early"]}
+        for setting, rows in found.items():
+            if APART & looks.keys() & rows.keys():
+                lines = [(look.label, rows[name], look.colour) for name, look in looks.items() if name in rows]
                 panels[f"{setting_name(*setting)}, {whose}"] = lines
     return draw_panels(panels)
 

@@ -124,6 +124,23 @@ def test_what_it_says_in_short_follows_from_the_verdicts():
     assert marks("C2b") == ["✔", "✘", "✘"]  # of the ResNet-18 the paper's claim is that λ does not
 
 
+def test_what_it_says_of_other_noise_rates_follows_from_their_verdicts():
+    text = " ".join(README.split())
+    claims = pd.read_csv(REFERENCE / "digits-full" / "claims.csv")
+    assert set(claims.query("claim == 'C1'")["n_seeds"]) == {10}
+    rises = claims.query("claim == 'C1'").set_index(["arch", "noise_rate"])["verdict"] == "holds"
+    assert f"vanilla rises in {rises.sum()} of {len(rises)} settings" in text
+    gone = claims.query("claim == 'C3' and verdict == 'holds'")
+    assert rises[pd.MultiIndex.from_frame(gone[["arch", "noise_rate"]])].all()
+    counts = gone["pipeline"].value_counts()
+    assert "An early-stopped teacher removes the rise in all 7, the sparse one in the ViT's 3, the dense one" in text
+    assert (counts["early_stopped"], counts["sparse"], "dense" in counts) == (rises.sum(), 3, False)
+    assert set(gone.query("pipeline == 'sparse'")["arch"]) == {"vit"}
+    assert f"early stopping does in {counts['early']}." in text
+    assert "At 10 % no way gains ten points" in text
+    assert (claims.query("claim == 'C4' and noise_rate == 0.1")["ci_high"] < 10).all()
+
+
 def test_what_it_says_of_other_remedies_follows_from_their_verdicts():
     text = " ".join(README.split())
     assert "Of five **other remedies**, a loss that weighs wrong labels less (generalised cross-entropy)" in text

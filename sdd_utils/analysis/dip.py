@@ -11,9 +11,10 @@ import pandas as pd
 from scipy import stats
 
 REMOVED = 0.5
-"""Of vanilla's rebound, the share below which what a remedy leaves counts as no dip. A remedy that leaves just this is
-called so in at most 5 cases of 100 and a flat curve in at least 80, with 8 seeds, a rebound of 10 points and levels
-that wobble by up to 2 (``tests/analysis/test_verdicts.py``); with 3 seeds a flat curve is far less often."""
+"""Of vanilla's rebound, the share below which what a remedy leaves counts as no dip. Simulated with a rebound of 10
+points (``tests/analysis/test_verdicts.py``), a remedy that leaves just this is called so in at most 5 of 100 cases,
+with 3 to 10 seeds. A flat curve is in at least 80 where levels wobble by up to 1 point and there are 5 seeds, or by
+2 and there are 8; with fewer it is often left open."""
 
 BETWEEN = 2.0
 """Points by which a mean has to rise more than at the levels where it does when smoothed, to be measured at its own:

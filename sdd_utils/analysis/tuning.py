@@ -12,9 +12,9 @@ SETTING = ["arch", "noise_rate", "teacher"]
 def grid(levels: pd.DataFrame) -> pd.DataFrame:
     """One row a (arch, noise_rate, teacher, temperature, alpha): of its students.
 
-    ``val`` is validation accuracy (%), mean over seeds and levels; ``rebound`` the dip's, in points; ``gone`` whether
-    less than half of vanilla's is left, as in C3; ``sweet`` test accuracy (%) at the level of the same seed's sparse
-    teacher.
+    ``val`` is validation accuracy (%), mean over seeds and levels; ``rebound`` the dip's, in points, and ``estimate``
+    the same with its interval; ``gone`` whether less than half of vanilla's is left, as in C3; ``sweet`` test accuracy
+    (%) at the level of the same seed's sparse teacher.
     """
     rows = []
     for setting, of_setting in levels[levels["method"] == "kd"].groupby(SETTING):
@@ -24,7 +24,8 @@ def grid(levels: pd.DataFrame) -> pd.DataFrame:
             left = measure_dip(curves_of(part), held_out=False)
             row = dict(zip([*SETTING, "temperature", "alpha"], [*setting, *pair], strict=True))
             row |= {"val": 100 * part["val_acc"].mean(), "sweet": sweet_accuracy(part, plain).mean()}
-            rows.append(row | {"rebound": left.rebound.value, "gone": over_the_margin(left, usual).high < 0})
+            row |= {"rebound": left.rebound.value, "estimate": left.rebound}
+            rows.append(row | {"gone": over_the_margin(left, usual).high < 0})
     return pd.DataFrame(rows)
 
 

@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from sdd_utils.analysis import curves
 from sdd_utils.analysis.cost import COSTS, MEASURED, front, spent
 from sdd_utils.analysis.curves import setting_name
+from sdd_utils.analysis.dip import curves_of, measure_dip
 from sdd_utils.analysis.methods import BLUE, GREEN, METHODS, ORANGE, RED, REMEDIES, pipelines
 from sdd_utils.analysis.words import share
 from sdd_utils.models import label_of
@@ -185,7 +186,8 @@ def weights(levels: pd.DataFrame, histograms: pd.DataFrame, remaining: tuple[flo
     """Density of the surviving weights at the regular and the optimal λ, one row an architecture.
 
     Columns are the levels whose share of remaining weights is closest to each of ``remaining`` (%). Of several noise
-    rates the first is shown. The outermost bins, which hold all that lies beyond, count and are not drawn.
+    rates the first is shown, and of a collapsed network nothing. The outermost bins, which hold all that lies beyond,
+    count and are not drawn.
     """
     limit = WEIGHT_BIN * WEIGHT_BINS / 2
     several = histograms.groupby("arch")["weight_decay"].nunique() > 1
@@ -197,6 +199,7 @@ def weights(levels: pd.DataFrame, histograms: pd.DataFrame, remaining: tuple[flo
         by_rate = histograms[histograms["arch"] == arch].groupby("noise_rate")
         rate, rows = next((rate, group) for rate, group in by_rate if group["weight_decay"].nunique() > 1)
         decays = _two_decays(levels, arch, rate)
+        phases = {one: measure_dip(curves_of(curves.at_weight_decay(levels, arch, rate, one))).phases for one in decays}
         for percent, ax in zip(remaining, row, strict=True):
             level = (np.log(100 * (1 - rows["sparsity"])) - np.log(percent)).abs().idxmin()
             at = rows[rows["level"] == rows.loc[level, "level"]]
@@ -205,6 +208,8 @@ def weights(levels: pd.DataFrame, histograms: pd.DataFrame, remaining: tuple[flo
                 density = histogram["count"] / histogram["count"].sum() / WEIGHT_BIN
                 centre = histogram["bin"] + WEIGHT_BIN / 2
                 inner = centre.abs() < limit - WEIGHT_BIN
+                if histogram["level"].iat[0] >= phases[decay].get("collapsed", (np.inf,))[0]:
+                    continue
                 style = {"color": colour, "alpha": 0.6, "lw": 0, "label": f"λ = {decay:g}"}
                 ax.bar(centre[inner], density[inner], WEIGHT_BIN, **style)
             left = 100 * (1 - at["sparsity"].iat[0])

@@ -62,6 +62,8 @@ def shade_phases(ax: Axes, rows: pd.DataFrame, names: bool = True, labelled: boo
     """Colour the background by the phases of one setting's curves; name them above it, or label them for a legend."""
     for phase, left, right in phase_spans(rows):
         ax.axvspan(left, right, color=PHASE_COLOURS[phase], lw=0, zorder=0, label=phase if labelled else None)
+        if phase == "collapsed":  # where bands are widest and say least: a veil between them and the lines
+            ax.axvspan(left, right, color=PHASE_COLOURS[phase], lw=0, zorder=1.5, alpha=0.6)
         if names:
             x = np.sqrt(left * right)
             ax.text(x, 1.01, phase, transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize=7)

@@ -9,9 +9,9 @@ from sdd_utils.tables import REFERENCE
 
 FROZEN = {
     "cifar10-short": (36, "2911239cdad4d651"),
-    "cifar10-subset": (30, "304a19e0cc5f7f0f"),
-    "cifar10-subset-vit": (25, "e2494cf7d9393349"),
-    "cifar100n-subset": (30, "97c5e7d838b30c4a"),
+    "cifar10-subset": (35, "03517c64ab9d92c7"),
+    "cifar10-subset-vit": (35, "41336443faa0148b"),
+    "cifar100n-subset": (35, "f114ddfe338e0368"),
     "digits": (164, "acf4d954cbdac78b"),
     "digits-asymmetric": (40, "4ae7e7619f59ab65"),
     "digits-extreme": (90, "a4f8e9b3b58fba71"),

@@ -9,7 +9,7 @@ from sdd_utils.analysis.claims import claims_table
 from sdd_utils.analysis.curves import vanilla
 from sdd_utils.plots import figures
 from sdd_utils.plots.panels import use_style
-from sdd_utils.tables import load_levels
+from sdd_utils.tables import load_levels, load_weights
 
 pytestmark = pytest.mark.usefixtures("closed")
 
@@ -82,3 +82,10 @@ def test_what_is_set_for_matplotlib_elsewhere_changes_no_figure():
     plt.rcParams.update({"lines.linestyle": "--", "axes.facecolor": "k", "font.family": "serif", "axes.grid": True})
     use_style()
     assert plt.rcParams == ours
+
+
+def test_of_a_collapsed_network_no_weights_are_drawn():
+    levels, histograms = load_levels("digits-full"), load_weights("digits-full")
+    vit = levels[levels["arch"] == "vit"], histograms[histograms["arch"] == "vit"]
+    drawn = [[bars.get_label() for bars in ax.containers] for ax in figures.weights(*vit).axes]
+    assert drawn == [["λ = 0.03", "λ = 3"], ["λ = 0.03", "λ = 3"], ["λ = 0.03"]]  # at λ = 3 the ViT collapses

@@ -111,9 +111,8 @@ def test_what_it_says_in_short_follows_from_the_verdicts():
     ways = avoided[["dataset", "arch", "pipeline"]].to_numpy().tolist()
     resnet, vit = ["cifar10", "resnet18"], ["cifar10", "vit"]
     assert ways == [[*resnet, "early_stopped"], [*resnet, "kd-early"], [*vit, "kd-early"]]
-    assert (
-        "students of early-stopped teachers have neither of CIFAR-10's rises, those trained to the end lose the" in text
-    )
+    assert "of early-stopped teachers have neither of CIFAR-10's rises; trained to the end, they are" in text
+    assert "seen to lose the first alone, and those of other teachers none" in text
     assert "Nothing is seen to gain 10 points where vanilla is lowest" in text
     assert "holds" not in set(cifar.query("claim == 'C4'")["verdict"])
     first, second, people = cifar.query("claim == 'C1' and verdict == 'holds'")["measured"]

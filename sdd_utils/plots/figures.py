@@ -199,17 +199,19 @@ def weights(levels: pd.DataFrame, histograms: pd.DataFrame, remaining: tuple[flo
         by_rate = histograms[histograms["arch"] == arch].groupby("noise_rate")
         rate, rows = next((rate, group) for rate, group in by_rate if group["weight_decay"].nunique() > 1)
         decays = _two_decays(levels, arch, rate)
-        phases = {one: measure_dip(curves_of(curves.at_weight_decay(levels, arch, rate, one))).phases for one in decays}
+        found = {one: measure_dip(curves_of(curves.at_weight_decay(levels, arch, rate, one))).phases for one in decays}
+        collapses = {one: phases.get("collapsed", (np.inf,))[0] for one, phases in found.items()}
         for percent, ax in zip(remaining, row, strict=True):
-            level = (np.log(100 * (1 - rows["sparsity"])) - np.log(percent)).abs().idxmin()
-            at = rows[rows["level"] == rows.loc[level, "level"]]
+            nearest = (np.log(100 * (1 - rows["sparsity"])) - np.log(percent)).abs().idxmin()
+            level = rows.loc[nearest, "level"]
+            at = rows[rows["level"] == level]
             for decay, colour in zip(decays, (BLUE, ORANGE), strict=True):
+                if level >= collapses[decay]:
+                    continue
                 histogram = at[at["weight_decay"] == decay].sort_values("bin")
                 density = histogram["count"] / histogram["count"].sum() / WEIGHT_BIN
                 centre = histogram["bin"] + WEIGHT_BIN / 2
                 inner = centre.abs() < limit - WEIGHT_BIN
-                if histogram["level"].iat[0] >= phases[decay].get("collapsed", (np.inf,))[0]:
-                    continue
                 style = {"color": colour, "alpha": 0.6, "lw": 0, "label": f"λ = {decay:g}"}
                 ax.bar(centre[inner], density[inner], WEIGHT_BIN, **style)
             left = 100 * (1 - at["sparsity"].iat[0])

@@ -49,7 +49,7 @@ def test_a_single_level_that_falls_and_comes_back_is_not_smoothed_away():
     assert rebound.high > REMOVED * REBOUND
 
 
-@pytest.mark.parametrize(("seeds", "sd"), [(5, 0.7), (5, 1), (7, 1), (8, 1), (8, 2), (10, 2)])
+@pytest.mark.parametrize(("seeds", "sd"), [(5, 0.7), (5, 1), (7, 1), (8, 0.7), (8, 1), (8, 2), (10, 2)])
 @pytest.mark.parametrize("rho", [0, 0.5])
 def test_a_flat_curve_is_mostly_said_to_have_no_dip(sd, rho, seeds):
     assert called_avoided(FLAT, sd, rho, seeds) >= 0.8

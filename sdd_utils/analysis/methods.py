@@ -1,7 +1,7 @@
 """The ways to a pruned network, one entry each in METHODS: how each is called and drawn, and which rows are its own."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pandas as pd
@@ -42,14 +42,11 @@ def optimal(levels: pd.DataFrame, arch: str, noise_rate: float) -> pd.DataFrame:
     return at_weight_decay(levels, arch, noise_rate, optimal_weight_decay(levels, arch, noise_rate))
 
 
-def distilled(rule: str, colour: str, method: str = "kd", **facts: bool) -> Method:
-    """The students of the teachers that a rule picks."""
+def distilled(rule: str, colour: str, method: str = "kd", remedy: str = "", **facts: bool) -> Method:
+    """The students of the teachers that a rule picks, with another ``remedy`` or none."""
     name = rule.replace("_", "-")
     label, subject = f"{name} teacher", f"a student of the {name} teacher"
-    if method == "kd-early":
-        label, subject = f"{label} and student", subject.replace("a student", "an early-stopped student")
-    elif method != "kd":
-        remedy, _ = REMEDIES[method.removeprefix("kd-")]
+    if remedy:
         label, subject = f"{label}, {remedy}", f"{subject} with {remedy}"
     return Method(label, colour, partial(of_method, method=method, teacher=rule), subject, rule, **facts)
 
@@ -61,11 +58,16 @@ METHODS = {
     "dense": distilled("dense", ORANGE),
     "early_stopped": distilled("early_stopped", SKY, in_the_paper=False),
     "early": Method("early stopping", PURPLE, partial(of_method, method="early"), "early stopping", in_the_paper=False),
-    "kd-early": distilled("early_stopped", RED, "kd-early", in_the_paper=False),
+    "kd-early": replace(
+        distilled("early_stopped", RED, "kd-early", in_the_paper=False),
+        label="early-stopped teacher and student",
+        subject="an early-stopped student of the early-stopped teacher",
+    ),
+    "sparse-early": distilled("sparse", PURPLE, "kd-early", "early stopping", in_the_paper=False),
 }
 for _name, (_label, _colour) in REMEDIES.items():
     METHODS[_name] = Method(_label, _colour, partial(of_method, method=_name), _label, in_the_paper=False)
-    METHODS[f"kd-{_name}"] = distilled("sparse", _colour, f"kd-{_name}", in_the_paper=False)
+    METHODS[f"kd-{_name}"] = distilled("sparse", _colour, f"kd-{_name}", _label, in_the_paper=False)
 
 
 def pipelines(levels: pd.DataFrame, arch: str, noise_rate: float) -> dict[str, pd.DataFrame]:

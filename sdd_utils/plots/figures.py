@@ -23,7 +23,7 @@ from sdd_utils.plots.charts import Curves, Lines, chart
 from sdd_utils.plots.panels import COLUMN, draw_curves, draw_panels
 from sdd_utils.tables import WEIGHT_BIN, WEIGHT_BINS
 
-APART = {*REMEDIES, *(f"kd-{name}" for name in REMEDIES)}  # methods with a figure of their own
+APART = {*REMEDIES, *(f"kd-{name}" for name in REMEDIES), "sparse-early"}  # methods with a figure of their own
 RINGED = "about 1 % of the weights left"
 
 
@@ -125,7 +125,7 @@ def remedies(levels: pd.DataFrame) -> Figure:
     found = {setting: pipelines(levels, *setting) for setting in curves.vanilla_settings(levels)}
     for prefix, plain, whose in (("", "vanilla", "no teacher"), ("kd-", "sparse", "sparse teacher")):
         looks = {plain: nothing} | {prefix + name: METHODS[name] for name in REMEDIES}
-        looks |= {} if prefix else {"early": METHODS["early"]}
+        looks |= {"sparse-early" if prefix else "early": METHODS["early"]}
         for setting, rows in found.items():
             if APART & looks.keys() & rows.keys():
                 lines = [(look.label, rows[name], look.colour) for name, look in looks.items() if name in rows]

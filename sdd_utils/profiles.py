@@ -270,20 +270,44 @@ _PlainYaml.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, [*"-+.012
 
 def load_profile(name: str) -> Profile:
     """Read ``notebooks/profiles/<name>.yaml``. Raises ConfigError naming the file and the field that is wrong."""
-    path = PROFILES / f"{name}.yaml"
-    known = sorted(p.stem for p in PROFILES.glob("*.yaml"))
+    settings, where = _read(name, "profile: "), f"{_shown(PROFILES / f'{name}.yaml')}: "
+    if isinstance(settings, dict) and "like" in settings:
+        settings = _on_top_of(_read(settings["like"], f"{where}like: "), settings, where)
+    profile = Profile.parse(settings, where)
+    if profile.profile != name:
+        raise ConfigError(f"{where}profile: is {profile.profile!r}, but the file is called {name!r}")
+    return profile
+
+
+def _on_top_of(other: object, settings: dict, where: str) -> dict:
+    """A profile's own ``settings``, and where it has none those of the ``other`` that it is like; in base alike."""
+    if not isinstance(other, dict) or "like" in other:
+        raise ConfigError(f"{where}like: {settings['like']} is no profile that says all itself")
+    both, own = other | settings, settings.get("base", {})
+    if isinstance(own, dict) and isinstance(other.get("base"), dict):
+        both["base"] = other["base"] | own
+        for name, plan in _of(both, "architectures").items():
+            if won := own.keys() & _of(plan, "settings").keys():
+                how = "an architecture's settings come before base; say so there"
+                raise ConfigError(f"{where}base.{min(won)}: is set by architectures.{name}.settings, and {how}")
+    return {field: value for field, value in both.items() if field != "like"}
+
+
+def _of(settings: object, field: str) -> dict:
+    inner = settings.get(field) if isinstance(settings, dict) else None
+    return inner if isinstance(inner, dict) else {}
+
+
+def _read(name: str, where: str) -> object:
+    path, known = PROFILES / f"{name}.yaml", sorted(p.stem for p in PROFILES.glob("*.yaml"))
     if name not in known:
-        raise ConfigError(f"profile: there is no {name!r}; known are {', '.join(known)} (in {_shown(PROFILES)})")
+        raise ConfigError(f"{where}there is no {name!r}; known are {', '.join(known)} (in {_shown(PROFILES)})")
     try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), _PlainYaml)
+        return yaml.load(path.read_text(encoding="utf-8"), _PlainYaml)
     except ConfigError as error:
         raise ConfigError(f"{_shown(path)}: {error}") from None
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{_shown(path)}: not YAML: {' '.join(str(error).split())}") from None
-    profile = Profile.parse(settings, f"{_shown(path)}: ")
-    if profile.profile != name:
-        raise ConfigError(f"{_shown(path)}: profile: is {profile.profile!r}, but the file is called {name!r}")
-    return profile
 
 
 def _shown(path: Path) -> str:

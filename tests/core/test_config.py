@@ -235,6 +235,19 @@ architectures:
 """
 
 
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Profiles of its own: first, and second, which is like it but for its number of levels."""
+    monkeypatch.setattr("sdd_utils.profiles.PROFILES", tmp_path)
+    monkeypatch.setattr("sdd_utils.profiles.ROOT", tmp_path)
+    first = PROFILE.replace("base: {}", "base: {levels: 3, prune_share: 0.36}").replace(
+        "settings: {}", "settings: {lr: 0.1}"
+    )
+    (tmp_path / "first.yaml").write_text(first.replace("profile: mine", "profile: first"))
+    (tmp_path / "second.yaml").write_text("profile: second\nlike: first\nbase: {levels: 7}\n")
+    return tmp_path
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -245,15 +258,29 @@ architectures:
         (PROFILE.replace("arch: mlp", "arch: vit"), "must be the arch and noise_rate of a vanilla curve"),
         (PROFILE.replace("noise_rate: 0.3", "noise_rate: 0.2"), "tour: {'arch': 'mlp', 'noise_rate': 0.2} must be"),
         (PROFILE.replace("base: {}", "base: {seed: 1}"), "base.seed: is set by the grid, and cannot be set here"),
+        ("profile: mine\nlike: yours\n", "like: there is no 'yours'; known are first, mine, second"),
+        ("profile: mine\nlike: [first]\n", "like: there is no ['first']; known are"),
+        ("profile: mine\nlike: second\n", "like: second is no profile that says all itself"),
+        ("profile: mine\nlike: mine\n", "like: mine is no profile that says all itself"),
+        ("profile: mine\nlike: first\nbase: []\n", "base: input should be a valid dictionary (got [])"),
+        ("profile: mine\nlike: first\nbase: {lr: 1.0}\n", "base.lr: is set by architectures.mlp.settings, and"),
+        ("like: first\n", "is 'first', but the file is called 'mine'"),
     ],
 )
-def test_wrong_profiles_are_refused_with_the_file(tmp_path, monkeypatch, text, message):
-    monkeypatch.setattr("sdd_utils.profiles.PROFILES", tmp_path)
-    monkeypatch.setattr("sdd_utils.profiles.ROOT", tmp_path)
-    (tmp_path / "mine.yaml").write_text(text)
+def test_wrong_profiles_are_refused_with_the_file(folder, text, message):
+    (folder / "mine.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"mine\.yaml: ") as error:
         load_profile("mine")
     assert message in str(error.value)
+
+
+def test_a_profile_may_be_like_another_but_for_what_stands_in_it(folder):
+    first, second = load_profile("first"), load_profile("second")
+    assert second.base == {"levels": 7, "prune_share": 0.36}
+    assert (second.about, second.tour, second.architectures) == (first.about, first.tour, first.architectures)
+    (folder / "mine.yaml").write_text(f"{PROFILE.replace('base: {}', '')}like: first\n")
+    assert load_profile("mine").base == first.base
+    assert load_profile("mine").architectures["mlp"].settings == {}
 
 
 def test_settings_that_are_listed_are_a_curve_each():

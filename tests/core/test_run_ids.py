@@ -8,7 +8,7 @@ from sdd_utils.profiles import PROFILES, load_profile
 from sdd_utils.tables import REFERENCE
 
 FROZEN = {
-    "cifar10-short": (36, "2911239cdad4d651"),
+    "cifar10-short": (42, "af3e84be055cb44c"),
     "cifar10-subset": (35, "03517c64ab9d92c7"),
     "cifar10-subset-float32": (5, "4b8bafcc2500519f"),
     "cifar10-subset-vit": (35, "41336443faa0148b"),

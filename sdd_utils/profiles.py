@@ -286,10 +286,11 @@ def _on_top_of(other: object, settings: dict, where: str) -> dict:
     both, own = other | settings, settings.get("base", {})
     if isinstance(own, dict) and isinstance(other.get("base"), dict):
         both["base"] = other["base"] | own
-        for name, plan in _of(both, "architectures").items():
-            if won := own.keys() & _of(plan, "settings").keys():
-                how = "an architecture's settings come before base; say so there"
-                raise ConfigError(f"{where}base.{min(won)}: is set by architectures.{name}.settings, and {how}")
+        inherited = {} if "architectures" in settings else _of(other, "architectures")
+        for name, plan in inherited.items():
+            if lost := own.keys() & _of(plan, "settings").keys():
+                why = f"architectures.{name}.settings of {settings['like']} sets it, and comes before base"
+                raise ConfigError(f"{where}base.{min(lost, key=str)}: {why}; give architectures anew")
     return {field: value for field, value in both.items() if field != "like"}
 
 

@@ -263,7 +263,7 @@ def folder(tmp_path, monkeypatch):
         ("profile: mine\nlike: second\n", "like: second is no profile that says all itself"),
         ("profile: mine\nlike: mine\n", "like: mine is no profile that says all itself"),
         ("profile: mine\nlike: first\nbase: []\n", "base: input should be a valid dictionary (got [])"),
-        ("profile: mine\nlike: first\nbase: {lr: 1.0}\n", "base.lr: is set by architectures.mlp.settings, and"),
+        ("profile: mine\nlike: first\nbase: {lr: 1.0}\n", "base.lr: architectures.mlp.settings of first sets it, and"),
         ("like: first\n", "is 'first', but the file is called 'mine'"),
     ],
 )
@@ -278,8 +278,8 @@ def test_a_profile_may_be_like_another_but_for_what_stands_in_it(folder):
     first, second = load_profile("first"), load_profile("second")
     assert second.base == {"levels": 7, "prune_share": 0.36}
     assert (second.about, second.tour, second.architectures) == (first.about, first.tour, first.architectures)
-    (folder / "mine.yaml").write_text(f"{PROFILE.replace('base: {}', '')}like: first\n")
-    assert load_profile("mine").base == first.base
+    (folder / "mine.yaml").write_text(f"{PROFILE.replace('base: {}', 'base: {lr: 0.2}')}like: first\n")
+    assert load_profile("mine").base == first.base | {"lr": 0.2}  # where an architecture says nothing of it
     assert load_profile("mine").architectures["mlp"].settings == {}
 
 

@@ -21,6 +21,8 @@ RESULTS ?= results/runs
 $(if $(filter-out 1,$(words $(RESULTS))),$(error RESULTS: make takes no folder with a space in its name; link to it))
 EXECUTED := $(RESULTS)/$(PROFILE)/notebooks
 PACKAGE = $(shell find sdd_utils -name '*.py')
+# The profile, and the one that it is like
+SETTINGS = $(patsubst %,notebooks/profiles/%.yaml,$(PROFILE) $(shell sed -n 's/^like: *\([a-z0-9-]*\).*/\1/p' notebooks/profiles/$(PROFILE).yaml 2>&-))
 EXPORTED := $(RESULTS)/$(PROFILE)/deployment.csv
 TRAINING := 01_% 02_% 03_% 06_% 08_% 10_%
 # Our notebooks, not whatever lies in the folder: those of PROFILE, and all
@@ -44,7 +46,7 @@ reproduce: $(READY) ## execute PROFILE's notebooks in order, which train what is
 	@echo; echo "Notebooks and figures: $(RESULTS)/$(PROFILE)"
 
 # The bar of a notebook that trains is shown; a notebook that fails is named, and the others are executed all the same.
-$(EXECUTED)/%.ipynb: notebooks/$$(notdir $$*).ipynb notebooks/profiles/$(PROFILE).yaml $$(PACKAGE) $(READY) \
+$(EXECUTED)/%.ipynb: notebooks/$$(notdir $$*).ipynb $$(SETTINGS) $$(PACKAGE) $(READY) \
 		$$(if $$(filter 04_cost,$$(notdir $$*)),$(EXPORTED))
 	@echo "$(PROFILE): $*"
 	@SDD_LOG_SECONDS=5 $(RUN) scripts.execute $< $@ \
@@ -52,7 +54,7 @@ $(EXECUTED)/%.ipynb: notebooks/$$(notdir $$*).ipynb notebooks/profiles/$(PROFILE
 		-p results $(if $(filter results/runs,$(RESULTS)),runs,$(abspath $(RESULTS))) \
 		$(if $(filter $(TRAINING),$(notdir $*)),-p device $(DEVICE) $(if $(WORKERS),-p workers $(WORKERS)))
 
-$(EXPORTED): benchmarks/deploy.py notebooks/profiles/$(PROFILE).yaml $$(PACKAGE) $(READY)
+$(EXPORTED): benchmarks/deploy.py $$(SETTINGS) $$(PACKAGE) $(READY)
 	@$(RUN) benchmarks deploy --profile $(PROFILE) --results $(RESULTS)
 
 train: $(READY) ## train PROFILE ahead of the notebooks (for BUDGET=9m at most; on DEVICE=cuda; on CLUSTER=host:port)

@@ -5,6 +5,7 @@ python -m scripts.notebooks --profile digits [--under results/runs/digits/notebo
 
 import click
 
+from sdd_utils.analysis.methods import REMEDIES
 from sdd_utils.cli.commands import main, profile_option
 from sdd_utils.profiles import Profile, load_profile
 
@@ -15,7 +16,7 @@ NOTEBOOKS = {
     "06_tau_alpha": "tunes",
     "07_cifar": "several",
     "08_mnist": "mnist",
-    "10_remedies": "digits-remedies",
+    "10_remedies": "remedies",
     "12_when_l2": "several",
     "00_tour": "always",
     "04_cost": "distils",
@@ -34,6 +35,8 @@ def notebooks_of(profile: Profile) -> list[str]:
     """The names of those that have something to say of a profile: of one that tunes τ and α, 06 alone."""
     kinds = {"tunes"} if profile.tunes else {"always", "distils"} if profile.distils else {"always"}
     kinds.add(profile.profile)
+    if REMEDIES.keys() & {exp.method.removeprefix("kd-") for exp in profile.experiments()}:
+        kinds.add("remedies")
     return [name for name, kind in NOTEBOOKS.items() if kind in kinds]
 
 

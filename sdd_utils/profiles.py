@@ -272,26 +272,34 @@ def load_profile(name: str) -> Profile:
     """Read ``notebooks/profiles/<name>.yaml``. Raises ConfigError naming the file and the field that is wrong."""
     settings, where = _read(name, "profile: "), f"{_shown(PROFILES / f'{name}.yaml')}: "
     if isinstance(settings, dict) and "like" in settings:
-        settings = _on_top_of(_read(settings["like"], f"{where}like: "), settings, where)
+        other = _read(settings["like"], f"{where}like: ")
+        if isinstance(other, dict) and "like" in other:
+            raise ConfigError(f"{where}like: {settings['like']} is itself like {other['like']}; name one that is not")
+        _parsed(other, settings["like"])
+        settings = _on_top_of(other, settings, where)
+    return _parsed(settings, name)
+
+
+def _parsed(settings: object, name: str) -> Profile:
+    where = f"{_shown(PROFILES / f'{name}.yaml')}: "
     profile = Profile.parse(settings, where)
     if profile.profile != name:
         raise ConfigError(f"{where}profile: is {profile.profile!r}, but the file is called {name!r}")
     return profile
 
 
-def _on_top_of(other: object, settings: dict, where: str) -> dict:
-    """A profile's own ``settings``, and where it has none those of the ``other`` that it is like; in base alike."""
-    if not isinstance(other, dict) or "like" in other:
-        raise ConfigError(f"{where}like: {settings['like']} is no profile that says all itself")
-    both, own = other | settings, settings.get("base", {})
-    if isinstance(own, dict) and isinstance(other.get("base"), dict):
+def _on_top_of(other: dict, settings: dict, where: str) -> dict:
+    """A profile's own ``settings``, and where it has none those of the ``other`` that it is like; in base alike. What
+    it is about it says itself."""
+    both, own = {"about": None, "profile": None} | settings, settings.get("base", {})
+    if isinstance(own, dict):
         both["base"] = other["base"] | own
-        inherited = {} if "architectures" in settings else _of(other, "architectures")
-        for name, plan in inherited.items():
-            if lost := own.keys() & _of(plan, "settings").keys():
-                why = f"architectures.{name}.settings of {settings['like']} sets it, and comes before base"
-                raise ConfigError(f"{where}base.{min(lost, key=str)}: {why}; give architectures anew")
-    return {field: value for field, value in both.items() if field != "like"}
+        for kind in {"architectures", "datasets"} - settings.keys():
+            for name, plan in (other.get(kind) or {}).items():
+                if lost := own.keys() & _of(plan, "settings").keys():
+                    why = f"{kind}.{name}.settings of {settings['like']} sets it, and comes before base"
+                    raise ConfigError(f"{where}base.{min(lost, key=str)}: {why}; give {kind} anew")
+    return {field: value for field, value in (other | both).items() if field != "like"}
 
 
 def _of(settings: object, field: str) -> dict:

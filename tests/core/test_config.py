@@ -235,6 +235,9 @@ architectures:
 """
 
 
+LIKE = "profile: mine\nabout: x\nlike: first\n"
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Profiles of its own: first, and second, which is like it but for its number of levels."""
@@ -244,7 +247,7 @@ def folder(tmp_path, monkeypatch):
         "settings: {}", "settings: {lr: 0.1}"
     )
     (tmp_path / "first.yaml").write_text(first.replace("profile: mine", "profile: first"))
-    (tmp_path / "second.yaml").write_text("profile: second\nlike: first\nbase: {levels: 7}\n")
+    (tmp_path / "second.yaml").write_text("profile: second\nabout: y\nlike: first\nbase: {levels: 7}\n")
     return tmp_path
 
 
@@ -260,11 +263,12 @@ def folder(tmp_path, monkeypatch):
         (PROFILE.replace("base: {}", "base: {seed: 1}"), "base.seed: is set by the grid, and cannot be set here"),
         ("profile: mine\nlike: yours\n", "like: there is no 'yours'; known are first, mine, second"),
         ("profile: mine\nlike: [first]\n", "like: there is no ['first']; known are"),
-        ("profile: mine\nlike: second\n", "like: second is no profile that says all itself"),
-        ("profile: mine\nlike: mine\n", "like: mine is no profile that says all itself"),
-        ("profile: mine\nlike: first\nbase: []\n", "base: input should be a valid dictionary (got [])"),
-        ("profile: mine\nlike: first\nbase: {lr: 1.0}\n", "base.lr: architectures.mlp.settings of first sets it, and"),
-        ("like: first\n", "is 'first', but the file is called 'mine'"),
+        ("profile: mine\nlike: second\n", "like: second is itself like first; name one that is not"),
+        ("profile: mine\nlike: mine\n", "like: mine is itself like mine"),
+        (LIKE + "base: []\n", "base: input should be a valid dictionary (got [])"),
+        (LIKE + "base: {lr: 1.0}\n", "base.lr: architectures.mlp.settings of first sets it, and"),
+        ("profile: mine\nlike: first\n", "about: input should be a valid string"),
+        ("about: x\nlike: first\n", "profile: input should be a valid string"),
     ],
 )
 def test_wrong_profiles_are_refused_with_the_file(folder, text, message):
@@ -277,10 +281,14 @@ def test_wrong_profiles_are_refused_with_the_file(folder, text, message):
 def test_a_profile_may_be_like_another_but_for_what_stands_in_it(folder):
     first, second = load_profile("first"), load_profile("second")
     assert second.base == {"levels": 7, "prune_share": 0.36}
-    assert (second.about, second.tour, second.architectures) == (first.about, first.tour, first.architectures)
+    assert (second.about, second.tour, second.architectures) == ("y", first.tour, first.architectures)
     (folder / "mine.yaml").write_text(f"{PROFILE.replace('base: {}', 'base: {lr: 0.2}')}like: first\n")
     assert load_profile("mine").base == first.base | {"lr": 0.2}  # where an architecture says nothing of it
     assert load_profile("mine").architectures["mlp"].settings == {}
+    (folder / "mine.yaml").write_text(LIKE)
+    (folder / "first.yaml").write_text(f"{PROFILE}archs: {{}}\n")
+    with pytest.raises(ConfigError, match=r"first\.yaml: archs: unknown field"):
+        load_profile("mine")
 
 
 def test_settings_that_are_listed_are_a_curve_each():

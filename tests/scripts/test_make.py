@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import nbformat
 import pytest
@@ -67,6 +68,25 @@ def test_one_notebook_that_fails_does_not_stop_the_others(make, tmp_path):
     assert ended.returncode == 2
     assert "01_baseline.ipynb] Error 1" in ended.stderr
     assert done == {*notebooks_of(load_profile("smoke"))} - {"01_baseline"}
+
+
+def test_notebooks_are_executed_again_after_a_change_of_the_profile_that_theirs_is_like(make, tmp_path):
+    profiles = tmp_path / "notebooks" / "profiles"
+    with (profiles / "smoke.yaml").open("a") as file:
+        file.write("like: digits\n")
+    make("reproduce")
+    assert "smoke: 00_tour" not in make("--dry-run", "reproduce").stdout
+    os.utime(profiles / "digits.yaml", (time.time() + 60,) * 2)
+    assert "smoke: 00_tour" in make("--dry-run", "reproduce").stdout
+
+
+def test_other_remedies_have_their_notebook_wherever_they_are_tried():
+    with_it = {name for name in ("digits", "digits-remedies", "cifar10-remedies") if lists(name, "10_remedies")}
+    assert with_it == {"digits-remedies", "cifar10-remedies"}
+
+
+def lists(profile, notebook):
+    return notebook in notebooks_of(load_profile(profile))
 
 
 def test_without_a_list_of_notebooks_make_does_nothing(make):

@@ -195,8 +195,9 @@ class Study:
         known = {"kd", *METHODS, *rules, *(exp.method for exp in self._experiments)}
         if unknown := set(methods) - known:
             raise ConfigError(f"methods: there is no {min(unknown)!r}; there are {', '.join(sorted(known))}")
-        wanted, every = set(methods), self._experiments
-        return [exp for exp in every if not wanted or wanted & {exp.method, exp.teacher and exp.teacher.rule}]
+        pairs = {(METHODS[name].method, METHODS[name].teacher) for name in methods if name in METHODS} - {(None, None)}
+        found = ((exp, exp.teacher and exp.teacher.rule) for exp in self._experiments)
+        return [e for e, rule in found if not methods or {e.method, rule} & set(methods) or (e.method, rule) in pairs]
 
     def _of_dataset(self, table: pd.DataFrame) -> pd.DataFrame:
         known = table["dataset"].unique().tolist()

@@ -144,6 +144,13 @@ def test_a_method_that_is_none_is_refused_by_name():
         Study("digits").run("vanila")
 
 
+def test_a_method_of_a_teacher_of_its_own_is_found_by_its_name():
+    remedies = Study("digits-remedies").run("sparse-early")
+    assert remedies[["method", "teacher"]].drop_duplicates().to_numpy().tolist() == [["kd-early", "sparse"]]
+    assert Study("digits").run("sparse-early").empty  # as of every method that a profile has not
+    assert set(Study("digits-remedies").run("sparse")["method"]) > {"kd", "kd-mixup", "kd-early"}
+
+
 def test_the_reference_is_read_and_nothing_is_trained(monkeypatch, tmp_path):
     monkeypatch.setattr("sdd_utils.runner.sweep.train", lambda *_, **__: pytest.fail("it trains"))
     monkeypatch.setattr("sdd_utils.study.write_bytes", lambda *_: pytest.fail("it writes a figure"))

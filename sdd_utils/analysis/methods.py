@@ -32,6 +32,7 @@ class Method:
     rows: Callable[[pd.DataFrame, str, float], pd.DataFrame]
     subject: str = ""  # how claims call it, if it is more than pruning at some λ
     teacher: str | None = None  # the rule that picks its teacher
+    method: str | None = None  # of its students, the value of that column
     in_the_paper: bool = True
 
 
@@ -48,7 +49,7 @@ def distilled(rule: str, colour: str, method: str = "kd", remedy: str = "", **fa
     label, subject = f"{name} teacher", f"a student of the {name} teacher"
     if remedy:
         label, subject = f"{label}, {remedy}", f"{subject} with {remedy}"
-    return Method(label, colour, partial(of_method, method=method, teacher=rule), subject, rule, **facts)
+    return Method(label, colour, partial(of_method, method=method, teacher=rule), subject, rule, method, **facts)
 
 
 METHODS = {

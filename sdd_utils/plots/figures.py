@@ -150,12 +150,12 @@ def frontier(levels: pd.DataFrame) -> Figure:
     points = points.assign(spent=factor * points[cost], percent=100 * points["test_acc"])
     fig, axes = panels.panel_grid(len(settings))
     for ax, setting in zip(axes.flat, settings, strict=False):
-        mine = curves.of_settings(points, [setting])
+        mine = curves.of_settings(points[~points["pipeline"].isin(APART)], [setting])
         best = front(mine, "spent", "percent")
         ax.plot(best["spent"], best["percent"], color="0.6", lw=1, zorder=1)
         _shares_left(ax, best, room=0.17 * np.log(mine["spent"].max() / mine["spent"].min()))
         for name, method in METHODS.items():
-            if name not in APART and len(rows := mine[mine["pipeline"] == name]):
+            if len(rows := mine[mine["pipeline"] == name]):
                 size = 4 + 16 * (1 - rows["sparsity"])
                 ax.scatter(rows["spent"], rows["percent"], s=size, color=method.colour, label=method.label, lw=0)
                 one = rows.loc[np.log(1 - rows["sparsity"]).sub(np.log(0.01)).abs().idxmin()]

@@ -1,11 +1,10 @@
 """Profiles: which experiments to run, as data (``notebooks/profiles/<name>.yaml``)."""
 
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice, product
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -15,6 +14,7 @@ from sdd_utils.distillation import TEACHERS
 from sdd_utils.errors import ConfigError
 from sdd_utils.files import ROOT
 from sdd_utils.models import label_of
+from sdd_utils.plain_yaml import PlainYaml
 from sdd_utils.settings import PROFILE_NAME, Count, Number, Settings, Share, entry_of
 
 PROFILES = ROOT / "notebooks" / "profiles"
@@ -241,33 +241,6 @@ FILTERS = {
 }
 
 
-class _PlainYaml(yaml.SafeLoader):
-    """YAML without its surprises: of two equal keys the last wins, 010 is 8, 1:30 is 90, and yes is true."""
-
-    MEANT: ClassVar = {"int": r"[-+]?(0|[1-9]\d{,17})", "float": r"[^_:]+", "bool": "(?i:true|false)"}
-    path: tuple[str, ...] = ()  # the fields that lead to where the reader is
-
-    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node:
-        before, self.path = self.path, (*self.path, str(getattr(index, "value", "")))
-        node, field = super().compose_node(parent, index), ".".join(filter(None, self.path))
-        self.path = before
-        if (meant := self.MEANT.get(node.tag.rpartition(":")[2])) and not re.fullmatch(meant, node.value):
-            plain = "true, false, a decimal number of at most 18 digits, or in quotes"
-            raise ConfigError(f"{field}: should be {plain} (got {node.value:.40})")
-        return node
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [key.value for key, _ in node.value]
-        if twice := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.YAMLError(f"{twice[0]} is there twice, in line {node.start_mark.line + 1} and after")
-        return super().construct_mapping(node, deep)
-
-
-# Without it 1e-3, which has no point, and 1.5e3, whose exponent has no sign, are text
-_EXPONENT = re.compile(r"[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)[eE][-+]?\d+$", re.ASCII)
-_PlainYaml.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, [*"-+.0123456789"])
-
-
 def load_profile(name: str) -> Profile:
     """Read ``notebooks/profiles/<name>.yaml``. Raises ConfigError naming the file and the field that is wrong."""
     settings, where = _read(name, "profile: "), f"{_shown(PROFILES / f'{name}.yaml')}: "
@@ -282,29 +255,22 @@ def load_profile(name: str) -> Profile:
 
 def _parsed(settings: object, name: str) -> Profile:
     where = f"{_shown(PROFILES / f'{name}.yaml')}: "
-    profile = Profile.parse(settings, where)
-    if profile.profile != name:
+    if (profile := Profile.parse(settings, where)).profile != name:
         raise ConfigError(f"{where}profile: is {profile.profile!r}, but the file is called {name!r}")
     return profile
 
 
 def _on_top_of(other: dict, settings: dict, where: str) -> dict:
-    """A profile's own ``settings``, and where it has none those of the ``other`` that it is like; in base alike. What
-    it is about it says itself."""
+    """A profile's own ``settings``, and where it has none (but for what it is about) the ``other``'s; in base alike."""
     both, own = {"about": None, "profile": None} | settings, settings.get("base", {})
     if isinstance(own, dict):
         both["base"] = other["base"] | own
         for kind in {"architectures", "datasets"} - settings.keys():
             for name, plan in (other.get(kind) or {}).items():
-                if lost := own.keys() & _of(plan, "settings").keys():
+                if lost := own.keys() & plan.get("settings", {}).keys():
                     why = f"{kind}.{name}.settings of {settings['like']} sets it, and comes before base"
                     raise ConfigError(f"{where}base.{min(lost, key=str)}: {why}; give {kind} anew")
     return {field: value for field, value in (other | both).items() if field != "like"}
-
-
-def _of(settings: object, field: str) -> dict:
-    inner = settings.get(field) if isinstance(settings, dict) else None
-    return inner if isinstance(inner, dict) else {}
 
 
 def _read(name: str, where: str) -> object:
@@ -312,7 +278,7 @@ def _read(name: str, where: str) -> object:
     if name not in known:
         raise ConfigError(f"{where}there is no {name!r}; known are {', '.join(known)} (in {_shown(PROFILES)})")
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _PlainYaml)
+        return yaml.load(path.read_text(encoding="utf-8"), PlainYaml)
     except ConfigError as error:
         raise ConfigError(f"{_shown(path)}: {error}") from None
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:

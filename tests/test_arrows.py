@@ -16,7 +16,7 @@ MODULES = {name.removesuffix(".__init__"): path for name, path in MODULES.items(
 
 CORE = {
     *("seeding", "settings", "readers", "datasets", "data", "models", "pruning", "losses", "distillation", "training"),
-    *("evaluation", "execution", "pruning_loop", "config", "files", "errors", "tables", "profiles"),
+    *("evaluation", "execution", "pruning_loop", "config", "files", "errors", "tables", "profiles", "plain_yaml"),
 }
 PARTS = {"analysis", "plots", "metrics", "runner", "cli"}
 MAY_IMPORT = {

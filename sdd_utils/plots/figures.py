@@ -202,12 +202,10 @@ def weights(levels: pd.DataFrame, histograms: pd.DataFrame, remaining: tuple[flo
         found = {one: measure_dip(curves_of(curves.at_weight_decay(levels, arch, rate, one))).phases for one in decays}
         collapses = {one: phases.get("collapsed", (np.inf,))[0] for one, phases in found.items()}
         for percent, ax in zip(remaining, row, strict=True):
-            nearest = (np.log(100 * (1 - rows["sparsity"])) - np.log(percent)).abs().idxmin()
-            level = rows.loc[nearest, "level"]
+            level = rows.loc[(np.log(100 * (1 - rows["sparsity"])) - np.log(percent)).abs().idxmin(), "level"]
             at = rows[rows["level"] == level]
-            for decay, colour in zip(decays, (BLUE, ORANGE), strict=True):
-                if level >= collapses[decay]:
-                    continue
+            both = zip(decays, (BLUE, ORANGE), strict=True)
+            for decay, colour in ((decay, colour) for decay, colour in both if level < collapses[decay]):
                 histogram = at[at["weight_decay"] == decay].sort_values("bin")
                 density = histogram["count"] / histogram["count"].sum() / WEIGHT_BIN
                 centre = histogram["bin"] + WEIGHT_BIN / 2

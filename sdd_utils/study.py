@@ -195,8 +195,8 @@ class Study:
         known = {"kd", *METHODS, *rules, *(exp.method for exp in self._experiments)}
         if unknown := set(methods) - known:
             raise ConfigError(f"methods: there is no {min(unknown)!r}; there are {', '.join(sorted(known))}")
-        pairs = {(METHODS[name].method, METHODS[name].teacher) for name in methods if name in METHODS} - {(None, None)}
-        found = ((exp, exp.teacher and exp.teacher.rule) for exp in self._experiments)
+        pairs = {(METHODS[name].method, METHODS[name].teacher) for name in methods if name in METHODS}
+        found = ((exp, exp.teacher.rule if exp.teacher else "none") for exp in self._experiments)
         return [e for e, rule in found if not methods or {e.method, rule} & set(methods) or (e.method, rule) in pairs]
 
     def _of_dataset(self, table: pd.DataFrame) -> pd.DataFrame:

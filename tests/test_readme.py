@@ -10,7 +10,7 @@ from conftest import answer_of, parameters_of
 from scripts.notebooks import NOTEBOOKS
 from sdd_utils.analysis import tuning
 from sdd_utils.analysis.claims import holm
-from sdd_utils.analysis.cost import spent
+from sdd_utils.analysis.cost import minus, spent
 from sdd_utils.analysis.curves import teachers, vanilla, vanilla_settings
 from sdd_utils.analysis.dip import Estimate, curves_of, measure_dip
 from sdd_utils.analysis.methods import METHODS, REMEDIES, pipelines
@@ -99,14 +99,13 @@ def test_what_it_says_in_short_follows_from_the_verdicts():
     assert "removes it in all three, at about vanilla's cost; early stopping alone does in two, for less than" in text
     assert measured("C5a", "early_stopped").between(0.9, 1.1).all()
     assert measured("C5a", "early").max() < 0.5
-    better = {}
-    for arch in ("mlp", "resnet18", "vit"):
-        here, bottom = pipelines(levels, arch, 0.3), measure_dip(curves_of(vanilla(levels, arch, 0.3))).valley.bottom
-        for way in ("sparse", "dense", "early_stopped", "kd-early"):
-            gain = Estimate.of(100 * (curves_of(here[way]) - curves_of(here["early"]))[:, bottom])
-            better |= {(arch, way): f"{gain.value:.1f}"} if gain.low > 0 else {}
-    assert [*better] == [("resnet18", "early_stopped"), ("resnet18", "kd-early")]
-    alone, both = better.values()
+    beside = minus(levels, "early").query("pipeline in ['sparse', 'dense', 'early_stopped', 'kd-early']")
+    sure = beside[[gain.low > 0 for gain in beside["bottom"]]]
+    assert [*zip(sure["arch"], sure["pipeline"], strict=True)] == [
+        ("resnet18", "early_stopped"),
+        ("resnet18", "kd-early"),
+    ]
+    alone, both = (f"{gain.value:.1f}" for gain in sure["bottom"])
     assert "only the ResNet-18's of the early-stopped teacher are surely more accurate than early stopping" in text
     assert f"(by {alone} points; stopped early too, by {both})" in text
     costs = spent(levels).groupby(["arch", "noise_rate", "seed", "pipeline"])["train_flops"].max()

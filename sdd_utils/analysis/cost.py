@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 
 from sdd_utils.analysis.curves import at_weight_decay, of_method, vanilla_settings, weight_decays
-from sdd_utils.analysis.methods import METHODS, pipelines
+from sdd_utils.analysis.dip import Estimate, curves_of, measure_dip
+from sdd_utils.analysis.methods import pipelines
 from sdd_utils.distillation import TEACHERS
 from sdd_utils.errors import ConfigError
 
@@ -39,7 +40,7 @@ def _before(levels: pd.DataFrame, rows: pd.DataFrame, name: str, charge: str) ->
         setting, best = (rows["arch"].iat[0], rate), rows["weight_decay"].iat[0]
         others = [at_weight_decay(levels, *setting, d) for d in weight_decays(levels, *setting) if d != best]
         return _by_seed(pd.concat(others))
-    if charge == "own" or not METHODS[name].teacher:
+    if charge == "own" or rule == "none":
         return 0
     curve = of_method(levels, arch, rate, TEACHERS[rule].of)
     return _by_seed(curve if TEACHERS[rule].is_pruned else curve[curve["level"] == 0])
@@ -59,12 +60,30 @@ def beside_vanilla(table: pd.DataFrame, cost: str = "train_flops") -> pd.DataFra
         goal = ways.loc["vanilla", best]
         for name in part["pipeline"].unique():
             way = ways.loc[name]
-            enough = way[(way.index > 0) & (way["test_acc"] >= goal["test_acc"])]
-            first = enough.iloc[0] if len(enough) else pd.Series(np.nan, way.columns)
+            first = way[(way.index > 0) & (way["test_acc"] >= goal["test_acc"])].head(1).mean()  # nan of none
             row = {"arch": arch, "noise_rate": rate, "pipeline": name, "sparsity": 100 * goal["sparsity"]}
             row |= {"cost": way[cost][best] / goal[cost], "gain": 100 * (way["test_acc"][best] - goal["test_acc"])}
             rows.append(row | {"first cost": first[cost] / goal[cost], "first sparsity": 100 * first["sparsity"]})
     return pd.DataFrame(rows)
+
+
+def minus(levels: pd.DataFrame, base: str) -> pd.DataFrame:
+    """The other ways to prune minus ``base``, seed by seed: one row a (arch, noise_rate, pipeline) where vanilla's mean
+    has a valley. Test accuracy (points) of the dense network, at the valley's ``bottom`` and ``peak``, and at the
+    ``last level``; ``rise``, what is left of it (points). ``FLOPs``: all that is spent, the teacher's too, over base's.
+    """
+    paid = spent(levels).groupby([*KEYS[:3], "seed"])["train_flops"].max()
+    rows = []
+    for setting in vanilla_settings(levels):
+        here = {name: curves_of(mine) for name, mine in pipelines(levels, *setting).items()}
+        rises = {name: measure_dip(curves, held_out=False).rebounds for name, curves in here.items()}
+        valley = measure_dip(here["vanilla"]).valley
+        for name in [other for other in here if other != base] if valley and base in here else []:
+            gains = 100 * (here[name] - here[base])
+            apart = [*gains[:, [0, valley.bottom, valley.sweet, -1]].T, rises[name] - rises[base]]
+            times = (paid[*setting, name] / paid[*setting, base]).mean()
+            rows.append((*setting, name, *map(Estimate.of, apart), times))
+    return pd.DataFrame(rows, columns=[*KEYS[:3], "dense", "bottom", "peak", "last level", "rise", "FLOPs"])
 
 
 def front(table: pd.DataFrame, cost: str, accuracy: str) -> pd.DataFrame:

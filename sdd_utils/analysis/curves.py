@@ -71,13 +71,8 @@ def optimal_weight_decay(levels: pd.DataFrame, arch: str, noise_rate: float) -> 
 
     The paper does not say how its optimal λ was tuned.
     """
-
-    def best_level(weight_decay: float) -> float:
-        rows = at_weight_decay(levels, arch, noise_rate, weight_decay)
-        return rows[rows["level"] > 0].groupby("level")["val_acc"].mean().max()
-
-    regular = regular_weight_decay(levels, arch)
-    return max((d for d in weight_decays(levels, arch, noise_rate) if d != regular), key=best_level)
+    pruned = of_method(levels[levels["level"] > 0], arch, noise_rate, "l2")
+    return pruned.groupby(["weight_decay", "level"])["val_acc"].mean().idxmax()[0]
 
 
 def regular_weight_decay(levels: pd.DataFrame, arch: str) -> float:

@@ -1,12 +1,10 @@
 """The ways to a pruned network, one entry each in METHODS: how each is called and drawn, and which rows are its own."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import pandas as pd
 
-from sdd_utils.analysis.curves import at_weight_decay, of_method, optimal_weight_decay, vanilla, weight_decays
+from sdd_utils.analysis.curves import at_weight_decay, of_method, optimal_weight_decay
 
 BLUE, ORANGE, GREEN, RED, PURPLE = "#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc"
 SKY = "#56b4e9"
@@ -25,22 +23,21 @@ REMEDIES = {
 
 @dataclass(frozen=True)
 class Method:
-    """One way to prune. ``rows`` takes levels, an architecture and a noise rate, and may find none."""
+    """One way to prune: a value of the column ``method``, and the rule that picks the teacher."""
 
     label: str
     colour: str
-    rows: Callable[[pd.DataFrame, str, float], pd.DataFrame]
+    method: str
+    teacher: str = "none"
     subject: str = ""  # how claims call it, if it is more than pruning at some λ
-    teacher: str | None = None  # the rule that picks its teacher
-    method: str | None = None  # of its students, the value of that column
     in_the_paper: bool = True
 
-
-def optimal(levels: pd.DataFrame, arch: str, noise_rate: float) -> pd.DataFrame:
-    """The curve of the λ that validation prefers; empty where only the regular λ was tried."""
-    if len(weight_decays(levels, arch, noise_rate)) < 2:
-        return levels[:0]
-    return at_weight_decay(levels, arch, noise_rate, optimal_weight_decay(levels, arch, noise_rate))
+    def rows(self, levels: pd.DataFrame, arch: str, noise_rate: float) -> pd.DataFrame:
+        """Its rows of one setting, of several λ those of the one that validation prefers; there may be none."""
+        rows = of_method(levels, arch, noise_rate, self.method, self.teacher)
+        if self.method == "l2" and len(rows):
+            return at_weight_decay(levels, arch, noise_rate, optimal_weight_decay(levels, arch, noise_rate))
+        return rows
 
 
 def distilled(rule: str, colour: str, method: str = "kd", remedy: str = "", **facts: bool) -> Method:
@@ -49,16 +46,16 @@ def distilled(rule: str, colour: str, method: str = "kd", remedy: str = "", **fa
     label, subject = f"{name} teacher", f"a student of the {name} teacher"
     if remedy:
         label, subject = f"{label}, {remedy}", f"{subject} with {remedy}"
-    return Method(label, colour, partial(of_method, method=method, teacher=rule), subject, rule, method, **facts)
+    return Method(label, colour, method, rule, subject, **facts)
 
 
 METHODS = {
-    "vanilla": Method("vanilla", "0.25", vanilla),
-    "l2": Method("larger λ", GREEN, optimal),
+    "vanilla": Method("vanilla", "0.25", "vanilla"),
+    "l2": Method("larger λ", GREEN, "l2"),
     "sparse": distilled("sparse", BLUE),
     "dense": distilled("dense", ORANGE),
     "early_stopped": distilled("early_stopped", SKY, in_the_paper=False),
-    "early": Method("early stopping", PURPLE, partial(of_method, method="early"), "early stopping", in_the_paper=False),
+    "early": Method("early stopping", PURPLE, "early", subject="early stopping", in_the_paper=False),
     "kd-early": replace(
         distilled("early_stopped", RED, "kd-early", in_the_paper=False),
         label="early-stopped teacher and student",
@@ -67,7 +64,7 @@ METHODS = {
     "sparse-early": distilled("sparse", PURPLE, "kd-early", "early stopping", in_the_paper=False),
 }
 for _name, (_label, _colour) in REMEDIES.items():
-    METHODS[_name] = Method(_label, _colour, partial(of_method, method=_name), _label, in_the_paper=False)
+    METHODS[_name] = Method(_label, _colour, _name, subject=_label, in_the_paper=False)
     METHODS[f"kd-{_name}"] = distilled("sparse", _colour, f"kd-{_name}", _label, in_the_paper=False)
 
 

@@ -10,20 +10,9 @@ from pathlib import Path
 import click
 import pandas as pd
 
+from sdd_utils import errors
 from sdd_utils.analysis.claims import claims_table
 from sdd_utils.analysis.compare import compare, compare_claims
-from sdd_utils.errors import (
-    DIFFERENT,
-    INTERRUPTED,
-    NO_READER,
-    REFUSED,
-    REQUEUE,
-    ConfigError,
-    ResultsMissing,
-    SddError,
-    printable,
-    too_little_memory,
-)
 from sdd_utils.files import as_csv, write_csv
 from sdd_utils.profiles import load_profile, select
 from sdd_utils.runner.inventory import STATES, collect, survey
@@ -90,9 +79,9 @@ def run_command(profile: str, only: str, time_budget: float | None, results: Pat
         say(f"error: {run}: {error}", err=True)
     if outcome.stopped:
         say(outcome.stopped, err=True)
-        raise SystemExit(INTERRUPTED if outcome.interrupted else REQUEUE)
+        raise SystemExit(errors.INTERRUPTED if outcome.interrupted else errors.REQUEUE)
     if outcome.failed:
-        raise SystemExit(REFUSED)
+        raise SystemExit(errors.REFUSED)
 
 
 @cli.command("status")
@@ -121,12 +110,12 @@ def verify_command(profile: str, only: str, results: Path) -> None:
         say(f"damaged: {run}: {note}")
     done = set(states.loc[states["state"] == "done", "run_id"])
     if not done and damaged.empty:
-        raise ResultsMissing(f"no run of {profile} is finished in {results / profile}; run the profile first")
+        raise errors.ResultsMissing(f"no run of {profile} is finished in {results / profile}; run the profile first")
     local = collect([exp for exp in experiments if exp.run_id in done], results / profile, checked=True)
     counts = {}
     try:
         reference = load_levels(profile)
-    except ResultsMissing:
+    except errors.ResultsMissing:
         say(f"{len(done)} finished runs are sound; there is no committed reference of {profile} to compare with")
     else:
         beside = compare(local, reference) if done else pd.DataFrame(columns=["verdict"])
@@ -134,7 +123,7 @@ def verify_command(profile: str, only: str, results: Path) -> None:
         counts = beside["verdict"].value_counts()
         say(f"\n{len(done)} finished runs: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
     if len(damaged) or "different" in counts:
-        raise SystemExit(DIFFERENT)
+        raise SystemExit(errors.DIFFERENT)
 
 
 @cli.command("export")
@@ -145,10 +134,10 @@ def verify_command(profile: str, only: str, results: Path) -> None:
 def export_command(profile: str, only: str, out: Path, results: Path) -> None:
     """Write all levels there are, of unfinished runs as well, as one tidy table."""
     if out and not (out.is_file() or (out.parent.is_dir() and not out.exists())):
-        raise ConfigError(f"out: {out} is not a file that can be written; is its folder there?")
+        raise errors.ConfigError(f"out: {out} is not a file that can be written; is its folder there?")
     table = collect(experiments_of(profile, only), present(results) / profile)
     if table.empty:
-        raise ResultsMissing(f"no level of {profile} is trained in {results / profile}; run the profile first")
+        raise errors.ResultsMissing(f"no level of {profile} is trained in {results / profile}; run the profile first")
     if out:
         write_csv(out, table)
         say(f"{out}: {len(table)} levels of {table['run_id'].nunique()} runs")
@@ -164,7 +153,7 @@ def data_command(dataset: str, root: Path | None) -> None:
     from sdd_utils.datasets import DATASETS, FOLDER, download
 
     if dataset not in DATASETS and not dataset.startswith(FOLDER):
-        raise ConfigError(f"dataset: there is no {dataset!r}; known are {', '.join(DATASETS)}")
+        raise errors.ConfigError(f"dataset: there is no {dataset!r}; known are {', '.join(DATASETS)}")
     say(download(dataset, root))
 
 
@@ -187,10 +176,10 @@ def say(text: object, err: bool = False, nl: bool = True) -> None:
     """Print for a person, and leave with NO_READER where nobody reads: click's status for it says that verify found
     something."""
     try:
-        click.echo(printable(str(text)), err=err, nl=nl)
+        click.echo(errors.printable(str(text)), err=err, nl=nl)
     except BrokenPipeError:
         silence((sys.stderr if err else sys.stdout).fileno())  # what is left would be written again at the end
-        raise SystemExit(NO_READER) from None
+        raise SystemExit(errors.NO_READER) from None
 
 
 def experiments_of(profile: str, only: str = "") -> list:
@@ -201,7 +190,7 @@ def experiments_of(profile: str, only: str = "") -> list:
 def present(results: Path) -> Path:
     """The folder of results, which must be there to be looked at; results/runs need not, before the first run."""
     if not results.is_dir() and results != RUNS:
-        raise ConfigError(f"results: there is no folder {results}")
+        raise errors.ConfigError(f"results: there is no folder {results}")
     return results
 
 
@@ -218,15 +207,15 @@ def main(group: click.Group = cli) -> None:
         say(error.ctx.get_help())
     except click.ClickException as error:
         say(f"error: {error.format_message()} (--help shows how)", err=True)
-    except SddError as error:
+    except errors.SddError as error:
         say(f"error: {error}", err=True)
     except OSError as error:
         say(f"error: {error.filename or 'system'}: {error.strerror or error}", err=True)
     except click.Abort:  # click's word for Ctrl-C
         raise KeyboardInterrupt from None
     except Exception as error:
-        if said := too_little_memory(error):
+        if said := errors.too_little_memory(error):
             say(f"error: {said}", err=True)
         else:  # a defect of ours, whose status of 1 would mean that verify found something
             traceback.print_exc()
-    sys.exit(REFUSED)
+    sys.exit(errors.REFUSED)

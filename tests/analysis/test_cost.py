@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from made_up import table
 
-from sdd_utils.analysis.cost import COSTS, beside_vanilla, front, spent
+from sdd_utils.analysis.cost import COSTS, beside_vanilla, front, minus, spent
 from sdd_utils.errors import ConfigError
 
 CURVE = np.linspace(0.9, 0.5, 5)
@@ -109,6 +109,28 @@ def test_ways_are_compared_where_vanillas_best_pruned_network_is_and_where_they_
     assert found.loc["vanilla", ["cost", "gain", "first cost"]].tolist() == pytest.approx([1, 0, 1])
     worse = beside_vanilla(spent(levels.assign(test_acc=levels["test_acc"].where(dips, 0.1)))).set_index("pipeline")
     assert np.isnan(worse.loc["early", "first cost"])
+
+
+def test_ways_are_subtracted_seed_by_seed_where_vanilla_has_its_dip():
+    dip = np.array([0.9, 0.8, 0.2, 0.8, 0.8])
+    levels = LEVELS.assign(test_acc=0.6 + 0.02 * LEVELS["seed"])  # of early stopping: level, the second seed higher
+    levels.loc[levels["method"] == "vanilla", "test_acc"] = np.tile(dip, 2)
+    found = minus(levels, "early").set_index("pipeline")
+    assert sorted(found.index) == ["dense", "early_stopped", "l2", "sparse", "vanilla"]
+    values = {place: estimate.value for place, estimate in found.loc["vanilla"].items() if hasattr(estimate, "low")}
+    assert values == pytest.approx({"dense": 29, "bottom": -41, "peak": 19, "last level": 19, "rise": 60})
+    assert found.loc["vanilla", "dense"].high > 31  # by seed 30 and 28
+    same = found.loc["sparse", "bottom"]
+    assert (same.low, same.value, same.high) == pytest.approx((0, 0, 0))  # the seeds' own difference cancels out
+    times = {"vanilla": 1 / 2, "dense": (5 * 7 + 1) / (5 * 2), "early_stopped": (5 * 7 + 2) / (5 * 2)}
+    assert found.loc[[*times], "FLOPs"].tolist() == pytest.approx([*times.values()])
+    assert minus(levels, "vanilla").query("pipeline == 'early'")["dense"].iat[0].value == pytest.approx(-29)
+
+
+def test_nothing_is_subtracted_where_a_way_was_not_tried_or_vanilla_never_rises():
+    for levels, base in ((LEVELS, "early"), (LEVELS, "gce")):  # LEVELS only fall
+        assert minus(levels, base).empty
+        assert "bottom" in minus(levels, base)
 
 
 @pytest.mark.parametrize("charge", ["half", "", None, "Full"])

@@ -26,6 +26,7 @@ NOTEBOOKS = {
     "13_explore": "several",
     "14_redense": "several",
     "15_noise_rates": "digits-full",
+    "16_networks": "several",
 }
 """Our notebooks (the folder may hold others) in the order in which they are executed, those that train first, and of
 which profiles each speaks: of all, of a kind, of several that it names itself, or of the one that is named here."""

@@ -52,7 +52,7 @@ def sparsity_axis(ax: Axes) -> None:
     """Remaining weights on a logarithmic axis, dense on the left, as in the literature."""
     ax.set_xscale("log")
     ax.set_xlim(115, low := 0.87 * min(line.get_xdata().min() for line in ax.lines))
-    ax.set_xticks([100, 30, 10, 3, 1, 0.3] if low > 0.1 else [100, 10, 1, 0.1, 0.01])
+    ax.set_xticks([x for x in ([100, 30, 10, 3, 1, 0.3] if low > 0.1 else [100, 10, 1, 0.1, 0.01]) if x > low])
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel("remaining weights (%)")

@@ -14,9 +14,8 @@ from sdd_utils.analysis.choose import stopped
 from sdd_utils.analysis.cost import spent
 from sdd_utils.analysis.curves import of_settings, setting_name, vanilla_settings
 from sdd_utils.analysis.dip import Dip, Estimate, curves_of, held_out_valleys, measure_dip, over_the_margin
-from sdd_utils.analysis.methods import METHODS, Method, pipelines
+from sdd_utils.analysis.methods import METHODS, Method, paired
 from sdd_utils.datasets import label_of
-from sdd_utils.errors import ConfigError
 
 NOT_IN_THE_PAPER = "not in the paper"
 
@@ -45,13 +44,7 @@ class Setting:
     @cached_property
     def rows(self) -> dict[str, pd.DataFrame]:
         """The rows of each of the METHODS that has some. Raises ConfigError where its seeds are not vanilla's."""
-        found = pipelines(self.levels, self.arch, self.noise_rate)
-        seeds = {name: sorted({*map(int, rows["seed"])}) for name, rows in found.items()}
-        for name, own in seeds.items():
-            if own != (plain := seeds["vanilla"]):
-                has = f"{self.name}, {METHODS[name].label} has {own}, vanilla {plain}"
-                raise ConfigError(f"seed: claims compare seed by seed; {has}")
-        return found
+        return paired(self.levels, self.arch, self.noise_rate)
 
     @cached_property
     def left(self) -> dict[str, Dip]:
@@ -77,10 +70,6 @@ class Setting:
     def c1(self) -> str:
         """The verdict of C1."""
         return "holds" if self.dip.is_double_descent else "fails" if self.dip.rebound.high <= 0 else "inconclusive"
-
-    def over_the_margin(self, pipeline: str) -> Estimate:
-        """What one of the METHODS leaves of the rebound, minus REMOVED of vanilla's, measured alike (points)."""
-        return over_the_margin(self.left[pipeline], self.left["vanilla"])
 
     def if_any(self, verdict: str) -> str:
         """A verdict about a dip, where there may be one."""
@@ -165,14 +154,15 @@ def l2_avoids(setting: Setting) -> Iterator[dict]:
     Verdict as for C3, or, for a ResNet-18, the opposite of it.
     """
     if (best := setting.rows.get("l2")) is not None:
-        rebound, over, does = setting.left["l2"].rebound, setting.over_the_margin("l2"), "avoids"
+        left, does = setting.left, "avoids"
+        over = over_the_margin(left["l2"], left["vanilla"])
         verdict, p = setting.avoided(over), over.p_value(below=0)
         if setting.arch == "resnet18":
             verdict, does = {"holds": "fails", "fails": "holds"}.get(verdict, verdict), "does not avoid"
             p = over.p_value(above=0)
         statement = f"the best λ {does} the dip (remaining rebound, points)"
         evidence = f"02_l2_sweep, λ = {best['weight_decay'].iat[0]:g}; minus the margin {over}"
-        yield setting.row("l2", statement, rebound, p, verdict, evidence)
+        yield setting.row("l2", statement, left["l2"].rebound, p, verdict, evidence)
 
 
 @claim("C3")
@@ -185,7 +175,7 @@ def distillation_avoids(setting: Setting, says: str = "{} has no dip (remaining 
     A student may still lose accuracy on the way down; a dip is what comes back.
     """
     for name, method in setting.remedies.items():
-        rebound, over = setting.left[name].rebound, setting.over_the_margin(name)
+        rebound, over = setting.left[name].rebound, over_the_margin(setting.left[name], setting.left["vanilla"])
         p, evidence = over.p_value(below=0), f"03_distillation, minus the margin {over}"
         yield setting.row(name, says.format(method.subject), rebound, p, setting.avoided(over), evidence)
 
@@ -215,7 +205,7 @@ def _cost(setting: Setting, unit: str, cost: str) -> Iterator[dict]:
     by_seed = of_settings(setting.ends, [(setting.arch, setting.noise_rate)]).set_index("seed").sort_index()
     plain = by_seed[(by_seed["pipeline"] == "vanilla") & (by_seed["rule"] == "full sweep")]
     for name, method in setting.remedies.items():
-        avoided = setting.avoided(setting.over_the_margin(name))
+        avoided = setting.avoided(over_the_margin(setting.left[name], setting.left["vanilla"]))
         rules = {"holds": ["first drop"], "fails": ["full sweep"]}.get(avoided, ["first drop", "full sweep"])
         mine = by_seed[by_seed["pipeline"] == name]
         found = [_costs_less(mine[mine["rule"] == rule], plain, cost) for rule in rules]

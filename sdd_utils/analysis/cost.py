@@ -5,7 +5,7 @@ import pandas as pd
 
 from sdd_utils.analysis.curves import at_weight_decay, of_method, vanilla_settings, weight_decays
 from sdd_utils.analysis.dip import Estimate, curves_of, measure_dip
-from sdd_utils.analysis.methods import pipelines
+from sdd_utils.analysis.methods import paired, pipelines
 from sdd_utils.distillation import TEACHERS
 from sdd_utils.errors import ConfigError
 
@@ -71,11 +71,11 @@ def minus(levels: pd.DataFrame, base: str) -> pd.DataFrame:
     """The other ways to prune minus ``base``, seed by seed: one row a (arch, noise_rate, pipeline) where vanilla's mean
     has a valley. Test accuracy (points) of the dense network, at the valley's ``bottom`` and ``peak``, and at the
     ``last level``; ``rise``, what is left of it (points). ``FLOPs``: all that is spent, the teacher's too, over base's.
-    """
+    Raises ConfigError."""
     paid = spent(levels).groupby([*KEYS[:3], "seed"])["train_flops"].max()
     rows = []
     for setting in vanilla_settings(levels):
-        here = {name: curves_of(mine) for name, mine in pipelines(levels, *setting).items()}
+        here = {name: curves_of(mine) for name, mine in paired(levels, *setting).items()}
         rises = {name: measure_dip(curves, held_out=False).rebounds for name, curves in here.items()}
         valley = measure_dip(here["vanilla"]).valley
         for name in [other for other in here if other != base] if valley and base in here else []:

@@ -71,7 +71,8 @@ def optimal_weight_decay(levels: pd.DataFrame, arch: str, noise_rate: float) -> 
 
     The paper does not say how its optimal λ was tuned.
     """
-    pruned = of_method(levels[levels["level"] > 0], arch, noise_rate, "l2")
+    rows = of_method(levels, arch, noise_rate, "l2")
+    pruned = rows[rows["level"] >= min(1, rows["level"].max())]  # there may be none
     return pruned.groupby(["weight_decay", "level"])["val_acc"].mean().idxmax()[0]
 
 
@@ -82,11 +83,10 @@ def regular_weight_decay(levels: pd.DataFrame, arch: str) -> float:
 
 def teachers(levels: pd.DataFrame, selection: str = "validation") -> pd.DataFrame:
     """The levels that teach, one row a (arch, noise_rate, seed, rule); ``selection`` is what picked the sparse ones."""
-    rows = []
+    rows, measured = [], ["level", "sparsity", "best_epoch", "test_acc", "memorised"]
     students = levels.loc[levels["method"] == "kd", ["teacher_arch", "noise_rate", "teacher"]].drop_duplicates()
     for arch, rate, rule in students.sort_values([*students.columns]).itertuples(index=False):
         for seed, curve in of_method(levels, arch, rate, TEACHERS[rule].of).groupby("seed"):
             level = curve[curve["level"] == select_level(curve, rule, selection)].iloc[0]
-            row = {"arch": arch, "noise_rate": rate, "seed": seed, "rule": rule}
-            rows.append(row | level[["level", "sparsity", "best_epoch", "test_acc", "memorised"]].to_dict())
-    return pd.DataFrame(rows)
+            rows.append((arch, rate, seed, rule, *level[measured]))
+    return pd.DataFrame(rows, columns=["arch", "noise_rate", "seed", "rule", *measured])

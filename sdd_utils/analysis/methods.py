@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from sdd_utils.analysis.curves import at_weight_decay, of_method, optimal_weight_decay
+from sdd_utils.analysis.curves import at_weight_decay, of_method, optimal_weight_decay, setting_name
+from sdd_utils.errors import ConfigError
 
 BLUE, ORANGE, GREEN, RED, PURPLE = "#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc"
 SKY = "#56b4e9"
@@ -45,7 +46,7 @@ def distilled(rule: str, colour: str, method: str = "kd", remedy: str = "", **fa
     name = rule.replace("_", "-")
     label, subject = f"{name} teacher", f"a student of the {name} teacher"
     if remedy:
-        label, subject = f"{label}, {remedy}", f"{subject} with {remedy}"
+        label, subject = f"{label} with {remedy}", f"{subject} with {remedy}"
     return Method(label, colour, method, rule, subject, **facts)
 
 
@@ -71,3 +72,14 @@ for _name, (_label, _colour) in REMEDIES.items():
 def pipelines(levels: pd.DataFrame, arch: str, noise_rate: float) -> dict[str, pd.DataFrame]:
     """The rows of each of the METHODS that has some in a setting, by its name."""
     return {name: rows for name, method in METHODS.items() if len(rows := method.rows(levels, arch, noise_rate))}
+
+
+def paired(levels: pd.DataFrame, arch: str, noise_rate: float) -> dict[str, pd.DataFrame]:
+    """``pipelines``, to be compared seed by seed. Raises ConfigError where not all have vanilla's seeds."""
+    found = pipelines(levels, arch, noise_rate)
+    seeds = {name: sorted({*map(int, rows["seed"])}) for name, rows in found.items()}
+    for name, own in seeds.items():
+        if own != (plain := seeds["vanilla"]):
+            has = f"{setting_name(arch, noise_rate)}, {METHODS[name].label} has {own}, vanilla {plain}"
+            raise ConfigError(f"seed: ways are compared seed by seed; {has}")
+    return found

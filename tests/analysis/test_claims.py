@@ -148,6 +148,13 @@ def test_the_optimal_weight_decay_is_that_of_the_best_level_not_of_the_best_curv
     assert optimal_weight_decay(pd.concat([VANILLA, steady, peaked]), "mlp", 0.3) == 1e-1
 
 
+def test_of_dense_networks_alone_the_optimal_weight_decay_is_chosen_on_them():
+    worse, better = rows(MONOTONE, "l2", weight_decay=1e-2), rows(MONOTONE + 0.05, "l2", weight_decay=1e-1)
+    dense = pd.concat([VANILLA, worse, better], ignore_index=True).query("level == 0")
+    assert optimal_weight_decay(dense, "mlp", 0.3) == 1e-1
+    assert set(claims_table(dense).query("claim == 'C2a'")["verdict"]) == {"not applicable"}
+
+
 def test_the_optimal_weight_decay_is_not_chosen_on_the_test_set():
     better = rows(FLAT, "l2", weight_decay=1e-2).assign(val_acc=0.6, test_acc=0.1)
     worse = rows(FLAT, "l2", weight_decay=1e-1).assign(val_acc=0.5, test_acc=0.9)

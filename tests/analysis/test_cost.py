@@ -111,20 +111,39 @@ def test_ways_are_compared_where_vanillas_best_pruned_network_is_and_where_they_
     assert np.isnan(worse.loc["early", "first cost"])
 
 
+DIP = np.array([0.9, 0.7, 0.8, 0.2, 0.6, 0.85])  # the mean, smoothed, is lowest at level 3 and highest at 5
+
+
+def curve(test_acc, seed, price, method="vanilla", **columns):
+    """One seed's curve; each of its levels costs ``price``."""
+    return table(np.asarray(test_acc), seed, method=method, remaining_params=100.0, **columns).assign(
+        **dict.fromkeys(COSTS, price)
+    )
+
+
 def test_ways_are_subtracted_seed_by_seed_where_vanilla_has_its_dip():
-    dip = np.array([0.9, 0.8, 0.2, 0.8, 0.8])
-    levels = LEVELS.assign(test_acc=0.6 + 0.02 * LEVELS["seed"])  # of early stopping: level, the second seed higher
-    levels.loc[levels["method"] == "vanilla", "test_acc"] = np.tile(dip, 2)
-    found = minus(levels, "early").set_index("pipeline")
-    assert sorted(found.index) == ["dense", "early_stopped", "l2", "sparse", "vanilla"]
-    values = {place: estimate.value for place, estimate in found.loc["vanilla"].items() if hasattr(estimate, "low")}
-    assert values == pytest.approx({"dense": 29, "bottom": -41, "peak": 19, "last level": 19, "rise": 60})
+    early = np.array([0.6, 0.6, 0.6, 0.5, 0.6, 0.6])  # which rises as well
+    levels = [
+        curve(DIP, 0, 1.0),
+        curve(DIP, 1, 4.0),
+        curve(early, 0, 2.0, "early"),
+        curve(early + 0.02, 1, 2.0, "early"),
+    ]
+    levels += [curve(early, seed, price, "kd", teacher="dense") for seed, price in ((0, 3.0), (1, 5.0))]
+    found = minus(pd.concat(levels, ignore_index=True), "early").set_index("pipeline")
+    assert sorted(found.index) == ["dense", "vanilla"]
+    values = {place: found.loc["vanilla", place].value for place in ("dense", "bottom", "peak", "last level", "rise")}
+    assert values == pytest.approx({"dense": 29, "bottom": -31, "peak": 24, "last level": 24, "rise": 65 - 10})
     assert found.loc["vanilla", "dense"].high > 31  # by seed 30 and 28
-    same = found.loc["sparse", "bottom"]
-    assert (same.low, same.value, same.high) == pytest.approx((0, 0, 0))  # the seeds' own difference cancels out
-    times = {"vanilla": 1 / 2, "dense": (5 * 7 + 1) / (5 * 2), "early_stopped": (5 * 7 + 2) / (5 * 2)}
-    assert found.loc[[*times], "FLOPs"].tolist() == pytest.approx([*times.values()])
-    assert minus(levels, "vanilla").query("pipeline == 'early'")["dense"].iat[0].value == pytest.approx(-29)
+    assert found.loc["dense", "dense"].value == pytest.approx(-1)
+    assert found.loc["vanilla", "FLOPs"] == pytest.approx((6 * 1 / 12 + 6 * 4 / 12) / 2)
+    assert found.loc["dense", "FLOPs"] == pytest.approx(((6 * 3 + 1) / 12 + (6 * 5 + 4) / 12) / 2)  # with the teacher
+
+
+def test_ways_of_other_seeds_are_not_subtracted():
+    levels = [curve(DIP, seed, 1.0) for seed in range(2)] + [curve(DIP, seed, 1.0, "early") for seed in (0, 2)]
+    with pytest.raises(ConfigError, match=r"seed: ways are compared seed by seed; MLP.*early stopping has \[0, 2\]"):
+        minus(pd.concat(levels, ignore_index=True), "early")
 
 
 def test_nothing_is_subtracted_where_a_way_was_not_tried_or_vanilla_never_rises():

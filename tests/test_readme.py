@@ -12,10 +12,11 @@ from sdd_utils.analysis import tuning
 from sdd_utils.analysis.claims import holm
 from sdd_utils.analysis.cost import minus, spent
 from sdd_utils.analysis.curves import vanilla, vanilla_settings
-from sdd_utils.analysis.dip import Estimate, curves_of, measure_dip
+from sdd_utils.analysis.dip import curves_of, measure_dip
 from sdd_utils.analysis.methods import METHODS, REMEDIES, pipelines
 from sdd_utils.analysis.words import ranged
 from sdd_utils.files import ROOT
+from sdd_utils.profiles import load_profile
 from sdd_utils.tables import LEVEL_COLUMNS, REFERENCE, load_levels
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -171,17 +172,54 @@ def test_its_table_of_cifar_shows_the_committed_numbers():
     assert set(gains.index[gains["ci_low"] > 0]) == {"early"}
     early = f"{gains.loc['early', 'measured']:.1f}"
     assert f"no student is seen to beat vanilla where that is lowest; early stopping is, by {early} points" in text
+    larger = {}
+    for profile, arch in CIFAR:
+        levels = load_levels(profile)
+        found = minus(levels[levels["arch"] == arch], "vanilla") if "l2" in set(levels["method"]) else []
+        larger |= (
+            {(profile, one.arch): one.bottom.low for one in found.query("pipeline == 'l2'").itertuples()}
+            if len(found)
+            else {}
+        )
+    assert [one for one, low in larger.items() if low >= 10] == [("cifar10-subset", "resnet18")]
+    assert len(larger) == 3
     levels = load_levels("cifar10-subset")
     dense, first = 100 * curves_of(METHODS["l2"].rows(levels, "resnet18", 0.2)).mean(axis=0)[:2]
     assert f"from where on training is shorter ({dense:.1f} → {first:.1f} %)" in text
     plain = curves_of(vanilla(levels, "resnet18", 0.2))
-    gain = Estimate.of(
-        100 * (curves_of(METHODS["l2"].rows(levels, "resnet18", 0.2)) - plain)[:, measure_dip(plain).valley.bottom]
-    )
-    assert gain.low > 10
     apart = curves_of(load_levels("cifar10-subset-float32")) - plain
     assert "vanilla curve in float32 differs by less than a point" in room("results")
     assert abs(100 * apart.mean(axis=0)).max() < 1
+
+
+def test_what_it_says_of_the_images_of_cifar_is_in_the_profiles():
+    text = " ".join(README.split())
+    every = [exp for profile, _ in CIFAR for exp in load_profile(profile).experiments()]
+    human = {exp.noise_rate for exp in every if exp.noise_kind == "human"}
+    ((images, rate),) = {
+        (round(exp.train_subset * (1 - exp.val_share)), exp.noise_rate) for exp in every if exp.noise_kind != "human"
+    }
+    assert (
+        f"{images:,} training images, {100 * rate:.0f} % wrong labels (CIFAR-100N: {100 * human.pop():.0f} %," in text
+    )
+    assert {exp.seed for exp in every} == set(range(5))
+    assert "narrow networks, five seeds" in text
+
+
+def test_its_row_of_cifar_names_the_rises_in_their_order():
+    (row,) = [line for line in README.splitlines() if line.startswith("| [07_cifar]")]
+    names = ("in a ResNet-18", "in a ViT", "in a VGG-like network", "with people's labels")
+    claims = [pd.read_csv(REFERENCE / profile / "claims.csv").query("arch == @arch") for profile, arch in CIFAR]
+    rises = [one.query("claim == 'C1'")["measured"].item() for one in claims]
+    first, *rest = (
+        f"{rise:.1f}{' points' * (k == 0)} {name}" for k, (rise, name) in enumerate(zip(rises, names, strict=True))
+    )
+    assert f"| a rise of {', '.join([first, *rest])}; an early-stopped teacher removes the first and the third" in row
+    held = [set(one.query("claim == 'C3' and verdict == 'holds'")["pipeline"]) for one in claims]
+    gone = {way: [k for k, ways in enumerate(held) if way in ways] for way in WAYS}
+    assert gone["early_stopped"] == [0, 2]
+    assert gone["kd-early"] == [0, 1]
+    assert "with early-stopped students the first two |" in row
 
 
 def test_what_it_says_of_networks_of_timm_is_what_was_measured():

@@ -36,6 +36,10 @@ SECONDS = 0.1
 """A network is timed for so long on one image, and as long on 64."""
 
 
+UNCHANGING = (nn.Identity, nn.Dropout, nn.Flatten, nn.MaxPool2d)
+"""Layers that leave a unit that is constant as it is, in eval mode."""
+
+
 @dataclass(frozen=True)
 class Link:
     """Units that one layer makes and one other layer alone reads.
@@ -51,21 +55,30 @@ class Link:
 
 
 def links(model: nn.Module) -> Iterator[Link]:
-    """Those of ``models.unit_links``, first to last. Between two such layers nothing but an activation and batch norm
-    changes a unit that is constant."""
+    """Those of ``models.unit_links``, first to last, between which nothing but an activation and batch norm changes a
+    unit that is constant. A layer that is not known, such as one that normalises over units, may do anything."""
     layers = dict(model.named_modules())
     names = list(layers)
     for maker, reader in unit_links(model):
         between = [layers[name] for name in names[names.index(maker) + 1 : names.index(reader)]]
+        if not all(isinstance(one, (nn.BatchNorm2d, *UNCHANGING)) or _is_activation(one) for one in between):
+            continue
         norm = next((layer for layer in between if isinstance(layer, nn.BatchNorm2d)), None)
 
         def constant(x: Tensor, between: list[nn.Module] = between) -> Tensor:
             for layer in between:
-                if isinstance(layer, (nn.ReLU, nn.GELU, nn.BatchNorm2d)):
-                    x = _normed(x, layer) if isinstance(layer, nn.BatchNorm2d) else layer(x)
+                if isinstance(layer, nn.BatchNorm2d):
+                    x = _normed(x, layer)
+                elif _is_activation(layer):
+                    x = layer(x)
             return x
 
         yield Link(layers[maker], norm, layers[reader], constant)
+
+
+def _is_activation(layer: nn.Module) -> bool:
+    """Of torch, or of timm, which has classes of its own for most."""
+    return type(layer).__module__ in ("torch.nn.modules.activation", "timm.layers.activations")
 
 
 def _normed(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:

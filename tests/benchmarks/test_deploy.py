@@ -19,6 +19,8 @@ ARCHITECTURES = {
     "resnet18": SMALL | {"arch": "resnet18", "width": 4},
     "vgg_like": SMALL | {"arch": "vgg_like", "width": 4},
     "vit": SMALL_VIT,
+    # Its GELU is timm's own, by tanh
+    "timm/test_convnext": SMALL | {"arch": "timm/test_convnext", "width": None, "timm": {"patch_size": 1}},
 }
 
 

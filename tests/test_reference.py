@@ -56,7 +56,10 @@ def test_numbers_are_in_range_and_the_sparsities_follow_the_formula(name, levels
         assert more.max() < 0.02
     else:
         assert more.abs().max() < 1e-3
-        assert levels.groupby("run_id")["sparsity"].max().min() > 0.98
+        small = levels["arch"].str.startswith("timm/")  # these have collapsed before
+        last = levels.groupby("run_id")["sparsity"].transform("max")
+        assert (last[~small] > 0.996).all()
+        assert (last[small] > 0.988).all()
     positive = ["seconds", "train_flops", "train_flops_sparse", "energy_kwh", "emissions_kg", "weight_std"]
     assert (levels[positive] > 0).all(axis=None)
     assert (levels["train_flops_sparse"] <= levels["train_flops"]).all()

@@ -33,7 +33,7 @@ FOLDER = Place(path_type=Path, resolve_path=True)
 profile_option = click.option("--profile", default="digits", show_default=True, help="A file of notebooks/profiles.")
 results_option = click.option("--results", type=FOLDER, default=RUNS, help="Instead of results/runs.")
 only_option = click.option("--only", default="", help="Some of the runs, such as method=kd,arch=vit.")
-workers_option = click.option("--workers", type=click.IntRange(1, 1000), help="By default one for each core or GPU.")
+workers_option = click.option("--workers", type=click.IntRange(1, 1000), help="Runs at a time; else one a core or GPU.")
 device_option = click.option("--device", default="cpu", show_default=True, help="Such as cuda or cuda:1.")
 share_option = click.option("--gpu-share", type=float, help="Of a GPU, for each experiment: two train on it with 0.5.")
 cluster_help = "Train on a Ray cluster: host:port joins it, ray starts one here (or joins RAY_ADDRESS)."

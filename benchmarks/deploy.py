@@ -36,8 +36,8 @@ SECONDS = 0.1
 """A network is timed for so long on one image, and as long on 64."""
 
 
-UNCHANGING = (nn.Identity, nn.Dropout, nn.Flatten, nn.MaxPool2d)
-"""Layers that leave a unit that is constant as it is, in eval mode."""
+UNCHANGING = {"Identity", "Dropout", "Flatten", "MaxPool2d", "Spread"}
+"""Classes of layers that leave a unit that is constant as it is, in eval mode; ``Spread`` is ``models.vgg_like``'s."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,10 @@ def links(model: nn.Module) -> Iterator[Link]:
     names = list(layers)
     for maker, reader in unit_links(model):
         between = [layers[name] for name in names[names.index(maker) + 1 : names.index(reader)]]
-        if not all(isinstance(one, (nn.BatchNorm2d, *UNCHANGING)) or _is_activation(one) for one in between):
+        if not all(
+            isinstance(one, nn.BatchNorm2d) or type(one).__name__ in UNCHANGING or _is_activation(one)
+            for one in between
+        ):
             continue
         norm = next((layer for layer in between if isinstance(layer, nn.BatchNorm2d)), None)
 

@@ -75,10 +75,15 @@ class Setting:
         """A verdict about a dip, where there may be one."""
         return "not applicable" if self.c1 == "fails" else verdict
 
-    def avoided(self, over: Estimate) -> str:
-        """Whether there is no dip any more, where vanilla has one, by what is ``over_the_margin``."""
+    def over(self, name: str) -> Estimate:
+        """By how much what a method leaves of the dip is more than the margin of C3."""
+        return over_the_margin(self.left[name], self.left["vanilla"])
+
+    def avoided(self, name: str) -> str:
+        """Whether a method leaves no dip, where vanilla has one."""
         if self.c1 != "holds":
             return self.if_any("inconclusive")
+        over = self.over(name)
         return "holds" if over.high < 0 else "fails" if over.low > 0 else "inconclusive"
 
     def row(self, pipeline: str, says: str, measured: Estimate, p: float, verdict: str, evidence: str) -> dict:
@@ -154,15 +159,14 @@ def l2_avoids(setting: Setting) -> Iterator[dict]:
     Verdict as for C3, or, for a ResNet-18, the opposite of it.
     """
     if (best := setting.rows.get("l2")) is not None:
-        left, does = setting.left, "avoids"
-        over = over_the_margin(left["l2"], left["vanilla"])
-        verdict, p = setting.avoided(over), over.p_value(below=0)
+        verdict, over, does = setting.avoided("l2"), setting.over("l2"), "avoids"
+        p = over.p_value(below=0)
         if setting.arch == "resnet18":
             verdict, does = {"holds": "fails", "fails": "holds"}.get(verdict, verdict), "does not avoid"
             p = over.p_value(above=0)
         statement = f"the best λ {does} the dip (remaining rebound, points)"
         evidence = f"02_l2_sweep, λ = {best['weight_decay'].iat[0]:g}; minus the margin {over}"
-        yield setting.row("l2", statement, left["l2"].rebound, p, verdict, evidence)
+        yield setting.row("l2", statement, setting.left["l2"].rebound, p, verdict, evidence)
 
 
 @claim("C3")
@@ -175,9 +179,9 @@ def distillation_avoids(setting: Setting, says: str = "{} has no dip (remaining 
     A student may still lose accuracy on the way down; a dip is what comes back.
     """
     for name, method in setting.remedies.items():
-        rebound, over = setting.left[name].rebound, over_the_margin(setting.left[name], setting.left["vanilla"])
+        rebound, over = setting.left[name].rebound, setting.over(name)
         p, evidence = over.p_value(below=0), f"03_distillation, minus the margin {over}"
-        yield setting.row(name, says.format(method.subject), rebound, p, setting.avoided(over), evidence)
+        yield setting.row(name, says.format(method.subject), rebound, p, setting.avoided(name), evidence)
 
 
 @claim("C4")
@@ -205,8 +209,8 @@ def _cost(setting: Setting, unit: str, cost: str) -> Iterator[dict]:
     by_seed = of_settings(setting.ends, [(setting.arch, setting.noise_rate)]).set_index("seed").sort_index()
     plain = by_seed[(by_seed["pipeline"] == "vanilla") & (by_seed["rule"] == "full sweep")]
     for name, method in setting.remedies.items():
-        avoided = setting.avoided(over_the_margin(setting.left[name], setting.left["vanilla"]))
-        rules = {"holds": ["first drop"], "fails": ["full sweep"]}.get(avoided, ["first drop", "full sweep"])
+        either = ["first drop", "full sweep"]
+        rules = {"holds": either[:1], "fails": either[1:]}.get(setting.avoided(name), either)
         mine = by_seed[by_seed["pipeline"] == name]
         found = [_costs_less(mine[mine["rule"] == rule], plain, cost) for rule in rules]
         verdicts, p = [verdict for _, _, verdict in found], max(p for _, p, _ in found)

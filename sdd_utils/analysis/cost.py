@@ -5,7 +5,7 @@ import pandas as pd
 
 from sdd_utils.analysis.curves import at_weight_decay, of_method, vanilla_settings, weight_decays
 from sdd_utils.analysis.dip import Estimate, curves_of, measure_dip
-from sdd_utils.analysis.methods import paired, pipelines
+from sdd_utils.analysis.methods import METHODS, paired, pipelines
 from sdd_utils.distillation import TEACHERS
 from sdd_utils.errors import ConfigError
 
@@ -26,10 +26,8 @@ def spent(levels: pd.DataFrame, charge: str = "full") -> pd.DataFrame:
     """
     if charge not in ("full", "own"):
         raise ConfigError(f"charge: should be one of full, own (got {charge!r})")
-    tables = []
-    for arch, rate in vanilla_settings(levels):
-        for name, rows in pipelines(levels, arch, rate).items():
-            tables.append(_spent(rows, name, _before(levels, rows, name, charge)))
+    ways = [way for setting in vanilla_settings(levels) for way in pipelines(levels, *setting).items()]
+    tables = [_spent(rows, name, _before(levels, rows, name, charge)) for name, rows in ways]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -72,6 +70,8 @@ def minus(levels: pd.DataFrame, base: str) -> pd.DataFrame:
     has a valley. Test accuracy (points) of the dense network, at the valley's ``bottom`` and ``peak``, and at the
     ``last level``; ``rise``, what is left of it (points). ``FLOPs``: all that is spent, the teacher's too, over base's.
     Raises ConfigError."""
+    if base not in METHODS:
+        raise ConfigError(f"base: there is no {base!r}; there are {', '.join(METHODS)}")
     paid = spent(levels).groupby([*KEYS[:3], "seed"])["train_flops"].max()
     rows = []
     for setting in vanilla_settings(levels):

@@ -24,8 +24,8 @@ def grid(levels: pd.DataFrame) -> pd.DataFrame:
             left = measure_dip(curves_of(part), held_out=False)
             row = dict(zip([*SETTING, "temperature", "alpha"], [*setting, *pair], strict=True))
             row |= {"val": 100 * part["val_acc"].mean(), "sweet": sweet_accuracy(part, plain).mean()}
-            row |= {"rebound": left.rebound.value, "estimate": left.rebound}
-            rows.append(row | {"gone": over_the_margin(left, usual).high < 0})
+            gone = over_the_margin(left, usual).high < 0
+            rows.append(row | {"rebound": left.rebound.value, "estimate": left.rebound, "gone": gone})
     return pd.DataFrame(rows)
 
 

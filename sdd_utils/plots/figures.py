@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator
 
 from sdd_utils.analysis import curves
 from sdd_utils.analysis.cost import COSTS, MEASURED, front, spent
@@ -165,8 +165,8 @@ def frontier(levels: pd.DataFrame) -> Figure:
         ax.set(xscale="log", xlabel=f"spent on training ({unit})")
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         ax.tick_params(axis="x", labelsize=7)
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter("")
     panels.shared_legend(fig, [*(method.label for method in METHODS.values()), RINGED], handletextpad=0)
     return fig
 

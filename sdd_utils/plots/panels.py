@@ -8,7 +8,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from sdd_utils.analysis.dip import Estimate, curves_of, measure_dip
 from sdd_utils.plots.charts import PHASE_COLOURS, Curves, Lines, chart, phase_spans
@@ -53,8 +52,8 @@ def sparsity_axis(ax: Axes) -> None:
     ax.set_xscale("log")
     ax.set_xlim(115, low := 0.87 * min(line.get_xdata().min() for line in ax.lines))
     ax.set_xticks([x for x in ([100, 30, 10, 3, 1, 0.3] if low > 0.1 else [100, 10, 1, 0.1, 0.01]) if x > low])
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter("")
     ax.set_xlabel("remaining weights (%)")
 
 

@@ -10,10 +10,7 @@ from sdd_utils.analysis.curves import setting_name
 from sdd_utils.analysis.methods import METHODS
 from sdd_utils.plots.panels import COLUMN
 
-HEAT_MAPS = {
-    "rebound": "rebound left (points)",
-    "sweet": "test accuracy at the sparse teacher's level (%)",
-}
+HEAT_MAPS = {"rebound": "rebound left (points)", "sweet": "test accuracy at the sparse teacher's level (%)"}
 
 
 def heat_map(table: pd.DataFrame, column: str) -> Figure:

@@ -152,6 +152,11 @@ def test_nothing_is_subtracted_where_a_way_was_not_tried_or_vanilla_never_rises(
         assert "bottom" in minus(levels, base)
 
 
+def test_what_is_no_way_to_prune_is_not_subtracted():
+    with pytest.raises(ConfigError, match="base: there is no 'erly'; there are vanilla, l2, sparse"):
+        minus(LEVELS, "erly")
+
+
 @pytest.mark.parametrize("charge", ["half", "", None, "Full"])
 def test_a_charge_that_is_none_is_refused_by_name(charge):
     with pytest.raises(ConfigError, match="charge: should be one of full, own"):

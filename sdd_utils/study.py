@@ -176,8 +176,7 @@ class Study:
         """
         if not (folder or self.folder) or not figure.axes:
             return
-        target = folder or self.folder / "figures"
-        target = target / self.dataset if self.profile.datasets else target
+        target = (folder or self.folder / "figures") / (self.dataset if self.profile.datasets else "")
         for suffix, content in as_bytes(figure).items():
             write_bytes(target / f"{name}{suffix}", content)
 

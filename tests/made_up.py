@@ -35,5 +35,7 @@ def table(curve, seed=0, **columns):
         "weight_decay": 1e-4,
         "teacher": "none",
         "teacher_arch": "mlp" if "teacher" in columns else "none",
+        "temperature": np.nan,
+        "alpha": np.nan,
     }
     return pd.DataFrame(base | columns)

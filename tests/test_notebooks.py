@@ -164,6 +164,13 @@ def test_what_cannot_be_explored_is_refused_by_name(name, wrong, why, tmp_path):
         explored(tmp_path, **{name: wrong})
 
 
+@pytest.mark.parametrize("name", ["03_distillation", "04_cost", "06_tau_alpha"])
+def test_a_profile_without_students_is_refused_where_they_are_the_subject(name, tmp_path):
+    parameters, how = {"profile": "mnist-l2-map"}, {"cwd": FOLDER, "progress_bar": False, "start_timeout": HANG}
+    with pytest.raises(papermill.PapermillExecutionError, match="profile: mnist-l2-map has no students"):
+        papermill.execute_notebook(FOLDER / f"{name}.ipynb", tmp_path / "executed.ipynb", parameters, **how)
+
+
 def test_what_no_setting_does_a_notebook_trains_beside_the_curve(tmp_path):
     source, executed = FOLDER / "14_redense.ipynb", tmp_path / "executed.ipynb"
     parameters = {"profile": "smoke", "results": str(tmp_path)}

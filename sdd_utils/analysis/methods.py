@@ -7,8 +7,7 @@ import pandas as pd
 from sdd_utils.analysis.curves import at_weight_decay, of_method, optimal_weight_decay, setting_name
 from sdd_utils.errors import ConfigError
 
-BLUE, ORANGE, GREEN, RED, PURPLE = "#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc"
-SKY = "#56b4e9"
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#56b4e9"
 """seaborn's ``colorblind`` palette, which colour-blind readers can tell apart."""
 
 REMEDIES = {
@@ -34,10 +33,12 @@ class Method:
     in_the_paper: bool = True
 
     def rows(self, levels: pd.DataFrame, arch: str, noise_rate: float) -> pd.DataFrame:
-        """Its rows of one setting, of several λ those of the one that validation prefers; there may be none."""
+        """Its rows of one setting, of several λ those that validation prefers; may be none. Raises ConfigError."""
         rows = of_method(levels, arch, noise_rate, self.method, self.teacher)
         if self.method == "l2" and len(rows):
             return at_weight_decay(levels, arch, noise_rate, optimal_weight_decay(levels, arch, noise_rate))
+        if len(rows[["temperature", "alpha"]].drop_duplicates()) > 1:
+            raise ConfigError(f"temperature, alpha: {self.label}: one setting has several; 06_tau_alpha compares them")
         return rows
 
 

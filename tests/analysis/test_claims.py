@@ -57,6 +57,12 @@ def test_every_dataset_has_its_own_rows():
     assert claims.query("claim == 'C3'")["statement"].str.split(",").str[0].tolist() == ["CIFAR-10"]
 
 
+def test_students_of_several_temperatures_have_no_verdict():
+    two = [rows(CURED, "kd", teacher="dense", temperature=t, alpha=0.8) for t in (1.0, 4.0)]
+    with pytest.raises(ConfigError, match="temperature, alpha: dense teacher: one setting has several"):
+        claims_table(pd.concat([VANILLA, *two], ignore_index=True))
+
+
 def test_human_noise_gets_a_verdict_where_there_is_some():
     people = {"profile": "paper", "dataset": "cifar100n", "noise_kind": "human"}
     plain, cured = VANILLA.assign(**people), rows(CURED, "kd", teacher="dense").assign(**people)

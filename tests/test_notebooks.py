@@ -147,6 +147,8 @@ def test_what_is_explored_can_be_taken_along(tmp_path):
     shown = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
     (chart,) = [data[VEGA_LITE] for data in shown if VEGA_LITE in data]
     assert {param["name"]: param["value"] for param in chart["params"]}["across"] == "Wh"
+    dashed = chart["vconcat"][0]["layer"][1]["encoding"]["strokeDash"]["condition"]["test"]["oneOf"]
+    assert set(dashed) & set(table["way"]) == {"early-stopped teacher and student"}
 
 
 WRONG = [

@@ -223,10 +223,11 @@ def test_what_it_says_of_networks_of_timm_is_what_was_measured():
     claims = pd.read_csv(REFERENCE / "cifar10-subset-timm" / "claims.csv")
     rises = claims.query("claim == 'C1' and verdict == 'holds'")["measured"]
     gone = claims.query("claim == 'C3' and verdict == 'holds'")["pipeline"].value_counts().reindex(WAYS, fill_value=0)
-    assert f"a rise of {ranged(rises)} points in {len(rises)} of 3; an early-stopped teacher removes" in row
+    assert f"a rise of {ranged(rises)} points in {len(rises)} of 3; a sparse or an early-stopped teacher removes" in row
     gone = gone.map({1: "one", 2: "two"})
-    ways = f"{gone['early_stopped']} of them, early stopping {gone['early']}, both {gone['kd-early']};"
-    assert ways in row
+    assert gone["sparse"] == gone["early_stopped"]
+    ways = f"{gone['sparse']} of them, early stopping {gone['early']}, an early-stopped teacher and student"
+    assert f"{ways} {gone['kd-early']};" in row
     spared = load_levels("cifar10-subset-spared")
     left = [measure_dip(curves_of(vanilla(spared, *one))).rebound.value for one in vanilla_settings(spared)]
     assert f"sparing depthwise convolutions leaves {ranged(left)}, and for as many weights in all loses" in row

@@ -12,7 +12,7 @@ FROZEN = {
     "cifar10-subset": (35, "03517c64ab9d92c7"),
     "cifar10-subset-float32": (5, "4b8bafcc2500519f"),
     "cifar10-subset-spared": (15, "72424888692e54a7"),
-    "cifar10-subset-timm": (60, "6e985fd35df31a91"),
+    "cifar10-subset-timm": (75, "c1de39b7c2a6ce21"),
     "cifar10-subset-vgg": (40, "b8617a348a77b3c5"),
     "cifar10-subset-vit": (35, "41336443faa0148b"),
     "cifar100n-subset": (35, "f114ddfe338e0368"),

@@ -101,7 +101,7 @@ notebooks: $(READY) ## execute the committed notebooks in place, on the committe
 	$(RUN) nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $(OURS)
 
 reference: $(READY) ## make this machine's finished runs of PROFILE the committed reference (ONLY=seed=0: add these to it)
-	$(RUN) scripts.publish --profile $(PROFILE) $(if $(ONLY),--only $(ONLY))
+	$(RUN) scripts.publish --profile $(PROFILE) --results $(RESULTS) $(if $(ONLY),--only $(ONLY))
 
 faults: $(READY) ## disturb N (default: 200) real sweeps in every way, compare, and record it in results/reference/faults
 	$(VENV)/bin/python tests/faults/inject.py --faults $(N) --record results/reference/faults

@@ -59,12 +59,12 @@ def speed_command(profile: str, arch: tuple[str, ...], device: str, side_by_side
 
 @benchmarks.command("scale")
 @profile_option
-@click.option("--arch", multiple=True, help="One of the profile's architectures; its first by default.")
+@click.option("--arch", help="One of the profile's architectures; its first by default.")
 @device_option
-def scale_command(profile: str, arch: tuple[str, ...], device: str) -> None:
+def scale_command(profile: str, arch: str | None, device: str) -> None:
     """Measure throughput with 1, 2 and more workers, here and on Ray, and what the runner itself costs."""
     check_device(device)
-    table = bench_scale(chosen(experiments_of(profile), arch)[0], device)
+    table = bench_scale(chosen(experiments_of(profile), (arch,) if arch else ())[0], device)
     path = BENCH / f"scale-{file_name(table['device'].iat[0])}"
     write_csv(path, table)
     click.echo(table.drop(columns="device").to_string(index=False, na_rep="", float_format="%.3g"))

@@ -23,7 +23,7 @@ from benchmarks.timing import Row, Timing, Way, matrix_rate, measure
 from sdd_utils.config import Experiment
 from sdd_utils.errors import ConfigError
 from sdd_utils.execution import Execution
-from sdd_utils.metrics.energy import COUNTRY
+from sdd_utils.metrics.energy import country
 from sdd_utils.metrics.flops import training_flops
 from sdd_utils.runner.workers import Executor, local_workers
 
@@ -66,7 +66,7 @@ def chosen(experiments: list[Experiment], archs: tuple[str, ...] = ()) -> list[E
     """
     found: dict[tuple[str, str], Experiment] = {}
     for exp in experiments:
-        if exp.method == "vanilla" or (exp.teacher and exp.teacher.rule == "dense"):
+        if exp.method == "vanilla" or (exp.method == "kd" and exp.teacher.rule == "dense"):
             found.setdefault((exp.arch, exp.method), exp)
     known = {arch for arch, _ in found}
     if unknown := set(archs) - known:
@@ -148,6 +148,6 @@ def _entry(row: Row, turns: list[list[Timing]], rate: float, device: str) -> dic
         "hours_per_curve": seconds * sum(map(exp.epochs_of, range(exp.levels + 1))) / at_once / 3600,
         "kwh_per_epoch": median(energy) if energy else None,
         "kg_per_kwh": next((timing.kg_per_kwh for timing in timings if timing.kg_per_kwh), None),
-        "country": COUNTRY,
+        "country": country(),
         "meter_share": median(timing.meter_seconds for timing in timings) / (seconds * exp.epochs),
     }

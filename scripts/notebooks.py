@@ -52,7 +52,7 @@ def notebooks_command(profile: str, under: str, committed: bool) -> None:
         return
     plan = load_profile(profile)
     for name in notebooks_of(plan):
-        for dataset in plan.datasets or [""] if name != "09_claims" else [""]:
+        for dataset in [""] if name == "09_claims" else plan.datasets or [""]:
             click.echo("/".join(filter(None, [under, dataset, f"{name}.ipynb"])))
 
 

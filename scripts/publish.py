@@ -53,7 +53,8 @@ def publish(name: str, runs: Path = RUNS, only: str = "") -> None:
     if "weights" in tables:
         tables["claims"] = claims_table(tables["levels"])
     for table, rows in tables.items():
-        write_csv(target / f"{table}.csv", rows)
+        if table != "deployment" or len(rows):  # of a profile without students there is none
+            write_csv(target / f"{table}.csv", rows)
     write_json(target / "provenance.json", {"profile": name, **origin})
     save_figures(name, FIGURES / name)
 

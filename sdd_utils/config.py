@@ -42,8 +42,10 @@ def architecture_named(name: str) -> str:
     """The name, if there is such an architecture, of ours or timm's. Raises ValueError."""
     if not name.startswith(TIMM):
         return entry_of("models", "ARCHITECTURES").func(name)
-    import timm
-
+    try:
+        import timm
+    except ModuleNotFoundError:  # where there is no torch either, and results are only read
+        return name
     if not timm.is_model(model := name.removeprefix(TIMM)):
         close = get_close_matches(model, timm.list_models(), 5, 0) or ["none"]
         raise ValueError(f"timm has no model {model!r}; it has, among others, {', '.join(close)}")
@@ -244,12 +246,12 @@ class Experiment(Settings):
         kinds = ("kd" if self.teacher else None, self.regulariser, self.loss)
         names = [*filter(None, kinds), *(name for name in ("mixup", "dropout") if getattr(self, name))]
         own = architecture(self.arch).weight_decay if self.regular_weight_decay is None else self.regular_weight_decay
-        names = names or ["l2"] * (self.weight_decay != own)
-        return "-".join(names + ["early"] * (self.patience is not None)) or "vanilla"
+        names = names or (["l2"] if self.weight_decay != own else [])
+        return "-".join([*names, "early"] if self.patience is not None else names) or "vanilla"
 
     def epochs_of(self, level: int) -> int:
         """How many epochs a level has; early stopping may end it before."""
-        return (level == 0 and self.dense_epochs) or self.epochs
+        return self.dense_epochs if level == 0 and self.dense_epochs else self.epochs
 
     @property
     def augmented(self) -> bool:

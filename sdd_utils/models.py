@@ -100,7 +100,7 @@ def vit(exp: Experiment) -> nn.Module:
         embed_dim=exp.width,
         depth=exp.vit.depth,
         num_heads=exp.vit.heads,
-        mlp_ratio=exp.vit.mlp_width / exp.width,
+        mlp_ratio=(exp.vit.mlp_width + 0.5) / exp.width,  # of which timm takes the whole part
         qkv_bias=False,
         pos_drop_rate=exp.vit.dropout,
         proj_drop_rate=exp.vit.dropout,
@@ -112,6 +112,7 @@ def by_timm(exp: Experiment) -> nn.Module:
     import timm
 
     fixed = {"pretrained": False, "num_classes": exp.facts.classes, "in_chans": exp.facts.image_shape[0]}
+    fixed |= {"drop_rate": exp.dropout} if exp.dropout else {}
     try:
         return timm.create_model(exp.arch.removeprefix(TIMM), **fixed, **(exp.timm.model_extra if exp.timm else {}))
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:

@@ -188,9 +188,10 @@ class Profile(Settings):
             if TEACHERS[rule].of == "vanilla":
                 return experiment(seed, rate, arch)
             variants = [settings for v in self.architectures[arch].variants for settings in v.settings]
-            if early := [settings for settings in variants if "patience" in settings]:
-                return experiment(seed, rate, arch, **early[0])
-            what = f"none has a patience, and {rule} teachers come from such curves"
+            curves = (experiment(seed, rate, arch, **settings) for settings in variants)
+            if found := next((curve for curve in curves if curve.method == TEACHERS[rule].of), None):
+                return found
+            what = f"none is early stopping alone, a patience, and {rule} teachers come from such curves"
             raise ConfigError(f"{self.profile}: architectures.{arch}: variants: {what}")
 
         for seed in range(plan.seeds):
@@ -264,7 +265,7 @@ def _on_top_of(other: dict, settings: dict, where: str) -> dict:
     """A profile's own ``settings``, and where it has none (but for what it is about) the ``other``'s; in base alike."""
     both, own = {"about": None, "profile": None} | settings, settings.get("base", {})
     if isinstance(own, dict):
-        both["base"] = other["base"] | own
+        both["base"] = {field: value for field, value in (other["base"] | own).items() if value is not None}
         for kind in {"architectures", "datasets"} - settings.keys():
             for name, plan in (other.get(kind) or {}).items():
                 if lost := own.keys() & plan.get("settings", {}).keys():

@@ -12,7 +12,6 @@ PROFILE_NAME = r"^[a-z0-9][a-z0-9-]*$"  # profiles name folders, so a name canno
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
 
-
 # Strict: neither a truth value, which Python takes for 0 or 1, nor text is a number
 Whole, Flag = Annotated[int, Strict()], Annotated[bool, Strict()]
 Number = Annotated[float, Strict(), AfterValidator(lambda number: number + 0.0)]

@@ -76,14 +76,15 @@ class Study:
         is damaged.
         """
         try:
-            took = self._reference.groupby("run_id")["seconds"].sum() / 60
+            by_run = self._reference.groupby("run_id")["seconds"]
+            took, held = by_run.sum() / 60, by_run.size()
         except (ResultsMissing, Damaged):
-            took = {}
+            took, held = {}, {}
         keys, rows = ["dataset", "arch", "ε", "method", "λ", "teacher", "τ", "α"], []
         for exp in self._select(methods):
-            done = levels_done(self.folder / exp.run_id) if self.folder else exp.levels + 1
+            done = levels_done(self.folder / exp.run_id) if self.folder else held.get(exp.run_id, 0)
             setting = [exp.dataset, exp.arch, exp.noise_rate, exp.method, exp.weight_decay]
-            setting += [exp.teacher.rule if exp.teacher else "", exp.temperature or "", exp.alpha or ""]
+            setting += [exp.teacher.rule, exp.temperature, exp.alpha] if exp.teacher else [""] * 3
             rows.append([*setting, 1, done, exp.levels + 1, took.get(exp.run_id)])
         table = pd.DataFrame(rows, columns=[*keys, "runs", "levels", "of", "minutes"]).astype({"minutes": float})
         table = table.groupby(keys, as_index=False, sort=False).sum(min_count=1)
@@ -137,12 +138,13 @@ class Study:
         return collect(chosen, self.folder)
 
     def weights(self) -> pd.DataFrame:
-        """Histograms of the undistilled curves' surviving weights, summed over seeds; see ``tables.load_weights``."""
-        if self.folder is None:
-            return self._of_dataset(load_weights(self.profile.profile))
+        """Histograms of undistilled curves' surviving weights, summed over seeds (the reference's over all of them)."""
         levels = self.levels("vanilla", "l2")
         if levels.empty:  # of students alone
             return pd.DataFrame(columns=WEIGHT_COLUMNS)
+        if self.folder is None:
+            curves = levels[["dataset", "arch", "noise_rate", "weight_decay"]].drop_duplicates()
+            return load_weights(self.profile.profile).merge(curves)
         plain = levels[levels["level"] % 3 == 0]  # enough for figures, and a small file
         tables = [read_csv(self.folder / run / "weights.csv").assign(run_id=run) for run in plain["run_id"].unique()]
         weights = plain.merge(pd.concat(tables), on=["run_id", "level"])
@@ -150,7 +152,8 @@ class Study:
 
     def deployment(self) -> pd.DataFrame:
         """Size and speed of exported networks; ``python -m benchmarks deploy`` measures them. Raises ResultsMissing."""
-        return self._of_dataset(load_deployment(self.profile.profile, self.folder))
+        table = load_deployment(self.profile.profile, self.folder)
+        return table if self.dataset == ALL else table[table["dataset"] == self.dataset].reset_index(drop=True)
 
     @property
     def setting(self) -> dict:
@@ -197,12 +200,6 @@ class Study:
         pairs = {(METHODS[name].method, METHODS[name].teacher) for name in methods if name in METHODS}
         found = ((exp, exp.teacher.rule if exp.teacher else "none") for exp in self._experiments)
         return [e for e, rule in found if not methods or {e.method, rule} & set(methods) or (e.method, rule) in pairs]
-
-    def _of_dataset(self, table: pd.DataFrame) -> pd.DataFrame:
-        known = table["dataset"].unique().tolist()
-        if self.dataset not in (ALL, *known):
-            raise ConfigError(f"dataset: there is no {self.dataset!r} in these results; there are {', '.join(known)}")
-        return table if self.dataset == ALL else table[table["dataset"] == self.dataset].reset_index(drop=True)
 
     @cached_property
     def _reference(self) -> pd.DataFrame:

@@ -50,15 +50,11 @@ WEIGHT_BINS = 150
 
 def levels_table(exp: Experiment, rows: list[dict], profile: str = "") -> pd.DataFrame:
     """One run's levels.csv: the measured ``rows`` and beside them what the configuration says, in LEVEL_COLUMNS."""
-    configured = exp.model_dump(include=set(LEVEL_COLUMNS) & set(type(exp).model_fields) - {"teacher"}) | {
-        "run_id": exp.run_id,
-        "profile": profile,
-        "method": exp.method,
-        "teacher": exp.teacher.rule if exp.teacher else "none",
-        "teacher_arch": exp.teacher.experiment.arch if exp.teacher else "none",
-        "val_images": exp.validation_images,
-    }
-    return pd.DataFrame([configured | row for row in rows], columns=LEVEL_COLUMNS)
+    rule, arch = (exp.teacher.rule, exp.teacher.experiment.arch) if exp.teacher else ("none", "none")
+    known = {"run_id": exp.run_id, "profile": profile, "method": exp.method, "val_images": exp.validation_images}
+    known |= exp.model_dump(include=set(LEVEL_COLUMNS) & set(type(exp).model_fields) - {"teacher"})
+    known |= {"teacher": rule, "teacher_arch": arch}
+    return pd.DataFrame([known | row for row in rows], columns=LEVEL_COLUMNS)
 
 
 def load_levels(profile: str) -> pd.DataFrame:

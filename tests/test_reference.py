@@ -126,6 +126,8 @@ def test_its_origin_is_committed_code(name):
 
 def test_files_stay_small_and_figures_are_there(name):
     assert all(path.stat().st_size < 3_000_000 for path in (REFERENCE / name).iterdir())
+    exported = any(exp.teacher for exp in load_profile(name).experiments()) and not load_profile(name).tunes
+    assert (REFERENCE / name / "deployment.csv").exists() == exported
     drawn = {path.name for path in (FIGURES / name).iterdir()}
     story = {"tour", "cure", "baseline", "frontier"}
     if len(distilled_settings(load_levels(name))) > 1:

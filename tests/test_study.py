@@ -171,6 +171,22 @@ def test_the_figures_of_a_reference_are_the_committed_ones_by_name(tmp_path):
     assert {*written} == {path.partition(".")[0] for path in committed}
 
 
+@pytest.mark.parametrize("only", ["arch=vit", "method=vanilla,method=kd", "seed=0"])
+def test_figures_of_a_part_of_the_reference_are_of_that_part(only):
+    study = Study("digits", only=only)
+    assert {"tour", "weights"} <= study.figures().keys()
+    keys = ["arch", "noise_rate", "weight_decay"]
+    assert {*study.weights()[keys].itertuples(index=False)} == {
+        *study.levels("vanilla", "l2")[keys].itertuples(index=False)
+    }
+
+
+def test_of_a_reference_that_is_not_there_no_level_is_done():
+    there = Study("paper").experiments()
+    assert there["levels"].str.startswith("0/").all()
+    assert there["minutes"].isna().all()
+
+
 def test_a_grid_of_tau_and_alpha_is_a_study_of_its_own(home):
     grid = DISTILLED | {"temperatures": [1, 2], "alphas": [0.5, 1.0]}
     study = Study(a_profile(home, "tuning", distillation=[grid]), home)

@@ -7,20 +7,24 @@ from functools import cache
 
 from sdd_utils.errors import ConfigError
 
-COUNTRY = os.environ.get("SDD_COUNTRY") or "FRA"  # whose grid turns kWh into kg CO₂eq; the paper's authors work there
 AT_A_TIME, ON_ONE_GPU = "SDD_AT_A_TIME", "SDD_ON_ONE_GPU"  # where workers find how many share a counter, and a GPU
 COUNTERS = ("Rapl", "Gadget", "Emi", "AppleSilicon", "Raspberry")
 """In the names that codecarbon gives to processors whose power it reads; of others it estimates it."""
 
 
+def country() -> str:
+    """Whose grid turns kWh into kg CO₂eq: SDD_COUNTRY, which a cluster's workers learn late; else the authors' own."""
+    return os.environ.get("SDD_COUNTRY") or "FRA"
+
+
 def check_country() -> None:
-    """Raise ConfigError unless codecarbon knows SDD_COUNTRY: it would take the world, and say so in a log alone."""
-    if COUNTRY == "FRA":  # to ask takes a second
+    """Raise ConfigError unless codecarbon knows the country: it would take the world, and say so in a log alone."""
+    if country() == "FRA":  # to ask takes a second
         return
     from codecarbon.input import DataSource
 
-    if COUNTRY not in DataSource().get_global_energy_mix_data():
-        raise ConfigError(f"SDD_COUNTRY: codecarbon does not know {COUNTRY!r}; give an ISO code, such as FRA or DEU")
+    if country() not in DataSource().get_global_energy_mix_data():
+        raise ConfigError(f"SDD_COUNTRY: codecarbon does not know {country()!r}; give an ISO code, such as FRA or DEU")
 
 
 class EnergyMeter:
@@ -48,7 +52,7 @@ class EnergyMeter:
             _external_conf = property(lambda self: {}, lambda self, settings: None)
 
         self.tracker = Tracker(
-            country_iso_code=COUNTRY,
+            country_iso_code=country(),
             gpu_ids=self._gpu_ids(),
             tracking_mode="process",  # workers run side by side: each is charged for itself
             measure_power_secs=3600,  # read at start and stop of a level, not in between

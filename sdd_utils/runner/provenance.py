@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from sdd_utils.files import ROOT
-from sdd_utils.metrics.energy import COUNTRY
+from sdd_utils.metrics.energy import country
 
 PACKAGES = ["torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "codecarbon"]
 
@@ -25,7 +25,7 @@ def provenance(device: str = "cpu") -> dict:
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None,
-        "country": COUNTRY,
+        "country": country(),
     }
 
 

@@ -118,6 +118,7 @@ def test_the_bench_takes_one_curve_of_each_kind_and_refuses_what_is_not_there(sm
     experiments = [small(seed=s, arch=a, width=8) for a in ("mlp", "resnet18") for s in (0, 1)] + [
         student(),
         student("sparse"),
+        student().model_copy(update={"patience": 5}),
     ]
     assert [(e.arch, e.method, e.seed) for e in speed.chosen(experiments)] == [
         ("mlp", "vanilla", 0),

@@ -167,7 +167,7 @@ def test_a_device_that_there_is_not_is_refused(command):
 
 @pytest.mark.parametrize("country", ["DE", "Germany", "XXX"])
 def test_a_country_that_codecarbon_does_not_know_is_refused_before_training(command, monkeypatch, country):
-    monkeypatch.setattr("sdd_utils.metrics.energy.COUNTRY", country)
+    monkeypatch.setenv("SDD_COUNTRY", country)
     code, printed = command("run")
     assert code == REFUSED
     assert f"error: SDD_COUNTRY: codecarbon does not know '{country}'; give an ISO code" in printed

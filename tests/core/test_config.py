@@ -5,7 +5,7 @@ from sdd_utils.config import Experiment
 from sdd_utils.datasets import DATASETS
 from sdd_utils.errors import ConfigError
 from sdd_utils.models import ARCHITECTURES
-from sdd_utils.profiles import PROFILES, Profile, load_profile, select
+from sdd_utils.profiles import PROFILES, Profile, Variant, load_profile, select
 
 TEACHER = {"rule": "dense", "experiment": SMALL}
 WRONG = [
@@ -285,6 +285,8 @@ def test_a_profile_may_be_like_another_but_for_what_stands_in_it(folder):
     (folder / "mine.yaml").write_text(f"{PROFILE.replace('base: {}', 'base: {lr: 0.2}')}like: first\n")
     assert load_profile("mine").base == first.base | {"lr": 0.2}  # where an architecture says nothing of it
     assert load_profile("mine").architectures["mlp"].settings == {}
+    (folder / "mine.yaml").write_text(f"{LIKE}base: {{levels: null, amp: null}}\n")  # the default again
+    assert load_profile("mine").base == {"prune_share": 0.36}
     (folder / "mine.yaml").write_text(LIKE)
     (folder / "first.yaml").write_text(f"{PROFILE}archs: {{}}\n")
     with pytest.raises(ConfigError, match=r"first\.yaml: archs: unknown field"):
@@ -327,7 +329,12 @@ def test_an_experiment_that_is_described_twice_is_refused():
 @pytest.mark.parametrize(
     ("arch", "without", "said"),
     [
-        ("vit", {"variants": []}, "variants: none has a patience, and early_stopped teachers come from such curves"),
+        ("vit", {"variants": []}, "variants: none is early stopping alone, a patience, and early_stopped"),
+        (
+            "vit",
+            {"variants": [Variant(noise_rates=[0.3], settings=[{"patience": 5, "mixup": 1.0}])]},
+            "variants: none is early stopping alone",
+        ),
         ("mlp", {"noise_rates": []}, ".*, the (sparse|dense) teacher of .*, is not in the profile"),
     ],
 )

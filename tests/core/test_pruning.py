@@ -1,4 +1,5 @@
 import re
+import sys
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from torch import nn
 from torch.nn.utils import prune as torchs
 
 from benchmarks.deploy import without_dead_units
-from sdd_utils.config import Experiment
+from sdd_utils.config import Arguments, Experiment
 from sdd_utils.data import load
 from sdd_utils.errors import ConfigError
 from sdd_utils.evaluation import predict
@@ -170,6 +171,10 @@ def test_a_saved_state_restores_weights_mask_and_statistics(exp):
 def test_only_linear_layers_of_a_vit_are_pruned_and_convolutions_elsewhere_too(small):
     vit = new_network(small(SMALL_VIT))
     assert {type(layer) for layer in vit.layers.values()} == {nn.Linear}
+    odd = {**SMALL_VIT["vit"], "mlp_width": 488}  # 488 / 56 · 56 is a bit less than 488
+    assert {488, 56} <= {
+        layer.out_features for layer in new_network(small(SMALL_VIT, width=56, vit=odd)).layers.values()
+    }
     resnet = new_network(small(arch="resnet18", width=4))
     assert {type(layer) for layer in resnet.layers.values()} == {nn.Conv2d, nn.Linear}
 
@@ -222,6 +227,19 @@ def test_any_model_of_timm_is_an_architecture(small):
     prune(net, exp, 1, NO_DATA)
     assert net.sparsity == pytest.approx(0.2, abs=1e-5)
     assert 0 < flop_count(exp).inference(net.layer_density()) < flop_count(exp).forward
+
+
+def test_dropout_of_a_network_of_timm_is_timms_own(small):
+    exp = small(arch="timm/mobilenetv3_small_050", width=None, dropout=0.5)
+    assert exp.method == "dropout"
+    assert new_network(exp).model.drop_rate == 0.5
+    with pytest.raises(ConfigError, match=r"timm: .* multiple values for keyword argument 'drop_rate'"):
+        new_network(exp.model_copy(update={"timm": Arguments(drop_rate=0.1)}))
+
+
+def test_a_network_of_timm_is_read_of_where_there_is_neither_timm_nor_torch(small, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    assert small(arch="timm/whatever", width=None).run_id.startswith("digits-whatever-sym0.3-vanilla")
 
 
 @pytest.mark.parametrize(

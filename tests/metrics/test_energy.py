@@ -64,7 +64,7 @@ def test_what_failed_is_not_charged_to_what_comes_after_it(monkeypatch):
 
 def test_the_tracker_is_told_the_country_and_charges_each_process_for_itself(monkeypatch):
     codecarbon(monkeypatch)
-    monkeypatch.setattr(energy, "COUNTRY", "DEU")
+    monkeypatch.setenv("SDD_COUNTRY", "DEU")
     settings = EnergyMeter().tracker.settings
     assert (settings["country_iso_code"], settings["tracking_mode"]) == ("DEU", "process")
 

@@ -49,6 +49,10 @@ def test_a_folder_for_results_that_make_cannot_name_is_refused(make):
     assert "RESULTS: make takes no folder with a space in its name; link to it" in ended.stderr
 
 
+def test_what_was_trained_elsewhere_is_published_from_there(make):
+    assert "--profile smoke --results /tmp/elsewhere" in make("reference", "RESULTS=/tmp/elsewhere").stdout
+
+
 @pytest.mark.parametrize("target", ["notebooks", "test", "reproduce"])
 def test_a_notebook_of_the_users_is_neither_executed_nor_checked_with_ours(make, target):
     ended = make("--dry-run", target)

@@ -34,9 +34,14 @@ def dense(accuracy: np.ndarray) -> int:
     return 0
 
 
+def most_accurate(accuracy: np.ndarray) -> int:
+    """The most accurate level, of equals the sparser."""
+    return len(accuracy) - 1 - int(np.argmax(accuracy[::-1]))
+
+
 def sparse(accuracy: np.ndarray) -> int:
-    """The most accurate pruned level, of equals the sparser (paper: «trained in its best-performing regime»)."""
-    return len(accuracy) - 1 - int(np.argmax(accuracy[:0:-1]))
+    """The most accurate pruned level (paper: «trained in its best-performing regime»)."""
+    return 1 + most_accurate(accuracy[1:])
 
 
 @dataclass(frozen=True)

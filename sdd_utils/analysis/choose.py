@@ -11,6 +11,7 @@ import pandas as pd
 from sdd_utils.analysis.cost import COSTS
 from sdd_utils.analysis.dip import Estimate
 from sdd_utils.datasets import facts_of
+from sdd_utils.distillation import most_accurate
 from sdd_utils.errors import Unsatisfiable
 
 Rule = Callable[[np.ndarray, int], int]  # from one run's validation accuracies (levels,), of so many images, to a level
@@ -24,11 +25,6 @@ def standard_error(accuracy: float | np.ndarray, images: int) -> float | np.ndar
 def sparsest(curve: np.ndarray, images: int) -> int:
     """The one-standard-error rule: the sparsest level no more than one standard error below the best."""
     return int(np.flatnonzero(curve >= curve.max() - standard_error(curve.max(), images)).max())
-
-
-def most_accurate(curve: np.ndarray, images: int) -> int:
-    """The most accurate level; of equals the sparser."""
-    return len(curve) - 1 - int(np.argmax(curve[::-1]))
 
 
 def first_drop(curve: np.ndarray, images: int) -> int:
@@ -45,7 +41,7 @@ def last(curve: np.ndarray, images: int) -> int:
 
 STOP_RULES: dict[str, tuple[Rule, Rule]] = {
     "first drop": (first_drop, sparsest),
-    "validation maximum": (last, most_accurate),
+    "validation maximum": (last, lambda curve, images: most_accurate(curve)),
     "full sweep": (last, sparsest),
 }
 """By name: which level is the last to be trained, and which of those that are is taken."""

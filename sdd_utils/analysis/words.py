@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-import numpy as np
 import pandas as pd
 
 from sdd_utils.analysis.claims import CLAIMS
@@ -30,7 +29,8 @@ def share(number: float) -> str:
 
 def ranged(numbers: Iterable[float], digits: int | None = 1) -> str:
     """The smallest to the largest, «75 to 93», as shares for None; one number where both are shown alike."""
-    ends = [share(end) if digits is None else shown(end, digits) for end in np.quantile([*numbers], [0, 1])]
+    numbers = [*numbers]
+    ends = [share(end) if digits is None else shown(end, digits) for end in (min(numbers), max(numbers))]
     return " to ".join(dict.fromkeys(ends))
 
 

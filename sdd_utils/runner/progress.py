@@ -14,7 +14,7 @@ from sdd_utils.config import Experiment
 from sdd_utils.errors import ConfigError, printable
 from sdd_utils.metrics.flops import level_flops
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.5  # between two looks at what runs
 LOG_SECONDS = 30.0  # between two lines of progress in a log file, where no line can be drawn over
 
 

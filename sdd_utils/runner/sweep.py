@@ -22,12 +22,10 @@ from sdd_utils.metrics.flops import curve_flops
 from sdd_utils.runner.checkpoints import states, unsound
 from sdd_utils.runner.integrity import finalise, finished, own_files, repair
 from sdd_utils.runner.locks import claimed, held_by, lease, try_acquire
-from sdd_utils.runner.progress import Progress
+from sdd_utils.runner.progress import POLL_SECONDS, Progress
 from sdd_utils.runner.run import run_experiment
 from sdd_utils.runner.stopping import must_stop, stop_on_signals
 from sdd_utils.runner.workers import Executor, local_workers
-
-POLL_SECONDS = 0.5
 
 LIVES = 3  # an experiment at one level of which so many workers died is not tried again: it may be what kills them
 

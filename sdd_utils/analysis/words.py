@@ -43,10 +43,11 @@ def course(rows: pd.DataFrame) -> str:
     """What one setting's mean test accuracy does: from where it falls to where, and what it comes back to."""
     curves = curves_of(rows)
     mean, left = 100 * curves.mean(axis=0), 100 * (1 - rows.groupby("level")["sparsity"].first())
-    if not (valley := measure_dip(curves).valley):
+    dip = measure_dip(curves)
+    if not (valley := dip.valley):
         return f"accuracy does not rise anywhere between {mean[0]:.1f} % (dense) and {mean[-1]:.1f} % (last level)"
     light, low, sweet = mean[[valley.light, valley.bottom, valley.sweet]]
-    down = f"falls from {light:.1f} % to" if low < light else "is"
+    down = f"falls from {light:.1f} % to" if low < light and not dip.depth.low <= 0 else "is"  # nan of one seed
     up = "rises" if sweet > low else "goes on"
     there = f"{low:.1f} % with {share(left[valley.bottom])} % of the weights left"
     return f"accuracy {down} {there} and {up} to {sweet:.1f} % with {share(left[valley.sweet])} % left"

@@ -6,8 +6,11 @@ import yaml
 from conftest import SMALL
 
 from scripts.figures import save_figures
+from scripts.notebooks import notebooks_of
+from sdd_utils.analysis.claims import claims_table
 from sdd_utils.errors import ConfigError, Damaged, ResultsMissing, SweepStopped, TrainingStopped
 from sdd_utils.plots import distillation
+from sdd_utils.profiles import load_profile
 from sdd_utils.study import Study, studies
 from sdd_utils.tables import FIGURES, LEVEL_COLUMNS, MEASURED_ON_THE_CLOCK, load_levels
 
@@ -198,6 +201,9 @@ def test_a_regulariser_is_a_method_of_its_own(home):
     plan = {"variants": [{"noise_rates": [0.3], "settings": {"regulariser": "l1", "coefficient": 1e-4}}]}
     levels = Study(a_profile(home, **plan), home).run()
     assert set(levels["method"]) == {"vanilla", "l1"}
+    assert set(claims_table(levels).query("claim == 'C3'")["pipeline"]) == {"l1"}
+    assert "remedies" in Study("mine", home).figures()
+    assert "10_remedies" in notebooks_of(load_profile("mine"))
 
 
 def test_curves_that_nothing_tells_apart_are_refused_before_training(home):

@@ -16,9 +16,9 @@ REMEDIES = {
     "dropout": ("dropout", "#882255"),
     "gce": ("generalised cross-entropy", "#332288"),
     "sce": ("symmetric cross-entropy", "#ca9161"),
+    "l1": ("ℓ1 penalty", "#ddcc77"),
 }
-"""What is done to loss, images or network against the dip, by the column ``method``: its name and colour (of Tol's
-``muted``, but for the last)."""
+"""What is done to loss, images or network against the dip, by the column ``method``: its name and colour."""
 
 
 @dataclass(frozen=True)

@@ -182,6 +182,9 @@ class Experiment(Settings):
         for part, count in parts.items():
             if self.noise_rate and self.noise_kind != "human" and not round(self.noise_rate * count):
                 raise ValueError(f"noise_rate: {self.noise_rate:g} of {count} {part} images is not one wrong label")
+        most = {"symmetric": 1 - 1 / self.facts.classes, "pair_flip": 0.5}.get(self.noise_kind, 1)
+        if self.noise_rate and self.noise_rate >= most:
+            raise ValueError(f"noise_rate: {self.noise_rate:g} hides which label is right; give less than {most:g}")
         if self.width and self.width < arch.least_width:
             raise ValueError(f"width: {self.width} is too narrow for {self.arch}, which needs {arch.least_width}")
         if arch.batch_norm and (images % self.batch_size == 1 or self.batch_size == 1):

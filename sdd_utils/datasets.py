@@ -22,8 +22,7 @@ from sdd_utils.readers import Images, check_labels, read_arrays
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Where datasets are, in torchvision's layout
-DATA = Path(os.path.expanduser(os.environ.get("SDD_DATA") or ROOT / "data"))
+DATA = Path(os.path.expanduser(os.environ.get("SDD_DATA") or ROOT / "data"))  # in torchvision's layout
 HUMAN_URL = "https://raw.githubusercontent.com/UCSC-REAL/cifar-10-100n/main/data"
 
 # Mean and standard deviation by channel, of values in [0, 1], as in the authors' code: ImageNet's for CIFAR, for

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice, product
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -13,11 +13,11 @@ from sdd_utils.config import Experiment, architecture_named
 from sdd_utils.distillation import TEACHERS
 from sdd_utils.errors import ConfigError
 from sdd_utils.files import ROOT
-from sdd_utils.models import label_of
 from sdd_utils.plain_yaml import PlainYaml
 from sdd_utils.settings import PROFILE_NAME, Count, Number, Settings, Share, entry_of
 
 PROFILES = ROOT / "notebooks" / "profiles"
+ALIKE = ("levels", "prune_share", "structure", "one_shot", "prune_depthwise", "noise_kind", "human_labels", "val_share")
 BY_THE_GRID = {"arch", "seed", "noise_rate", "teacher"}  # fields of Experiment, and of students more
 MOST_RUNS = 10_000  # of a profile
 
@@ -33,13 +33,11 @@ class Dataset(Settings):
     """One of several datasets: all curves of the profile, with what differs."""
 
     settings: dict = Field(default_factory=dict)  # fields of Experiment that this dataset sets
-    # In place of the architectures' own, since people's noise is what it is
-    noise_rates: Rates | None = None
+    noise_rates: Rates | None = None  # in place of the architectures' own, since people's noise is what it is
 
 
 Numbers = Annotated[list[Number], Field(min_length=1)]  # of a grid, which without any would be empty
-# Each: fields of Experiment that differ
-Differences = Annotated[list[dict], Field(min_length=1), BeforeValidator(as_list)]
+Differences = Annotated[list[dict[str, Any]], Field(min_length=1), BeforeValidator(as_list)]  # each: fields that differ
 
 
 class Regularisation(Settings):
@@ -98,10 +96,9 @@ class Profile(Settings):
             if both := taken & settings.keys():
                 raise ValueError(f"{where}.{min(both)}: is set by the grid, and cannot be set here")
         for name, plan in self.architectures.items():
-            for teacher in (d.teacher_arch for d in plan.distillation if d.teacher_arch):
-                if teacher not in self.architectures:
-                    where = f"architectures.{name}.distillation.teacher_arch"
-                    raise ValueError(f"{where}: {teacher!r} is not in the profile")
+            if unknown := {d.teacher_arch for d in plan.distillation} - {None, *self.architectures}:
+                where = f"architectures.{name}.distillation.teacher_arch"
+                raise ValueError(f"{where}: {min(unknown)!r} is not in the profile")
         shown = self.architectures.get(str(self.tour.get("arch")))
         if self.tour.keys() != {"arch", "noise_rate"} or not shown or self.tour["noise_rate"] not in shown.noise_rates:
             raise ValueError(f"tour: {self.tour} must be the arch and noise_rate of a vanilla curve of this profile")
@@ -147,27 +144,30 @@ class Profile(Settings):
         return found
 
     def _check_together(self, found: list[Experiment]) -> None:
-        """Raise ConfigError where two curves of a setting differ in nothing that tables and figures tell apart, and
-        where a student's teacher is no curve of the profile, so that nobody could say what it is or costs."""
+        """Raise ConfigError where two curves of a setting differ in nothing that tables and figures tell apart, where
+        one has no vanilla curve to be compared with level by level, and where a student's teacher is not among them."""
         seen: set[str | tuple] = set()
+        plain = {(e.dataset, e.arch, e.noise_rate, e.seed): e for e in found if e.method == "vanilla"}
         for e in found:
+            where, at = f"{self.profile}: architectures.{e.arch}: ", f"at ε = {e.noise_rate:g}"
             if e.run_id in seen:
                 raise ConfigError(f"{self.profile}: {e.run_id} is described twice")
-            kind = f"two {e.method} curves at ε = {e.noise_rate:g} and λ = {e.weight_decay:g}"
+            kind = f"two {e.method} curves {at}" + f" and λ = {e.weight_decay:g}" * (e.method in ("vanilla", "l2"))
             if e.teacher:
-                kind = f"two kinds of students ({e.method}) of the {e.teacher.rule} teacher at ε = {e.noise_rate:g}"
+                kind = f"two kinds of students ({e.method}) of the {e.teacher.rule} teacher {at}"
+                kind += f", τ = {e.temperature:g}, α = {e.alpha:g}" if self.tunes else ""
             curve = e.dataset, e.arch, e.seed, kind
-            if curve in seen and not (e.teacher and self.tunes):
-                raise ConfigError(f"{self.profile}: architectures.{e.arch}: {kind}; give one a profile of its own")
+            if curve in seen:
+                raise ConfigError(f"{where}{kind}; give one a profile of its own")
             seen |= {curve, e.run_id}
-        for name, plan in self.architectures.items():
-            mine = [e for e in found if e.arch == name]
-            if plan.noise_rates and "vanilla" not in {e.method for e in mine}:
-                what = f"no curve is vanilla, to compare the others with; those of noise_rates are {mine[0].method!r}"
-                if mine[0].method == "l2":
-                    decay = f"regular_weight_decay: {mine[0].weight_decay:g}"
-                    what += f", since λ is not {label_of(name)}'s regular one; {decay} in settings makes it that"
-                raise ConfigError(f"{self.profile}: architectures.{name}: {what}")
+            if not (beside := plain.get((e.dataset, e.arch, e.noise_rate, e.seed))):
+                what = f"noise_rates: no curve {at} is vanilla, to compare {e.method!r} with"
+                regular = f"; or is λ = {e.weight_decay:g} regular? Then give it as regular_weight_decay in settings"
+                raise ConfigError(f"{where}{what}{regular if e.method == 'l2' else ''}")
+            for field in ALIKE:
+                if (own := getattr(e, field)) != (its := getattr(beside, field)):
+                    what = f"{field}: is {own!r} in {e.method!r} curves, and {its!r} in the vanilla ones beside them"
+                    raise ConfigError(f"{where}{what}; give one a profile of its own")
         for e in (e for e in found if e.teacher and e.teacher.experiment.run_id not in seen):
             what = f"{e.teacher.experiment.run_id}, the {e.teacher.rule} teacher of {e.run_id}, is not in the profile"
             raise ConfigError(f"{self.profile}: architectures.{e.arch}: {what}; its noise_rates or variants lack it")

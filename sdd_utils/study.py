@@ -61,12 +61,12 @@ class Study:
         self.seconds = parse_duration(time_budget, "time_budget")
         folder = RUNS if results == "runs" else Path(os.path.expanduser(results))
         self.folder = None if results == "reference" else folder / profile
-        known = list(self.profile.datasets or [self.profile.base.get("dataset", "digits")])
+        experiments = self.profile.experiments()
+        known = list(dict.fromkeys(exp.dataset for exp in experiments))
         if dataset not in ("", ALL, *known):
             raise ConfigError(f"dataset: there is no {dataset!r} in {profile}; there are {', '.join(known)}")
         self.dataset = dataset if dataset == ALL else dataset or known[0]
-        chosen = select(self.profile.experiments(), only)
-        self._experiments = [exp for exp in chosen if self.dataset in (ALL, exp.dataset)]
+        self._experiments = [exp for exp in select(experiments, only) if self.dataset in (ALL, exp.dataset)]
         use_style()
 
     def experiments(self, *methods: str) -> pd.DataFrame:

@@ -29,8 +29,7 @@ LEVEL_COLUMNS = [
 ]
 """One row a (curve, level); results/README.md says what each column means."""
 
-# The only columns that differ when the same configuration runs again on the same machine
-MEASURED_ON_THE_CLOCK = ["seconds", "energy_kwh", "emissions_kg", "energy_source"]
+MEASURED_ON_THE_CLOCK = ["seconds", "energy_kwh", "emissions_kg", "energy_source"]  # all that a run here again changes
 
 WORDS = {"run_id", "profile", "dataset", "arch", "noise_kind", "method", "optimizer", "teacher", "teacher_arch"}
 WORDS |= {"energy_source"}

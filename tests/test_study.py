@@ -212,6 +212,15 @@ def test_curves_that_nothing_tells_apart_are_refused_before_training(home):
         Study(a_profile(home, **plan), home)
 
 
+def test_a_dataset_that_an_architecture_sets_is_found(home):
+    settings = {**SMALL, "dataset": "mnist"}
+    name = a_profile(home, settings={key: settings[key] for key in settings.keys() - {"arch", "noise_rate"}})
+    assert Study(name, home).dataset == "mnist"
+    assert Study(name, home).experiments()["dataset"].tolist() == ["mnist"]
+    with pytest.raises(ConfigError, match="dataset: there is no 'digits' in mine; there are mnist"):
+        Study(name, home, "digits")
+
+
 def test_figures_of_curves_without_a_vanilla_one_are_refused():
     with pytest.raises(ConfigError, match="only: it selects no vanilla curve"):
         Study("digits", only="method=kd").figures()

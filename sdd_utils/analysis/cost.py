@@ -27,6 +27,8 @@ def spent(levels: pd.DataFrame, charge: str = "full") -> pd.DataFrame:
     if charge not in ("full", "own"):
         raise ConfigError(f"charge: should be one of full, own (got {charge!r})")
     ways = [way for setting in vanilla_settings(levels) for way in pipelines(levels, *setting).items()]
+    if not ways:
+        raise ConfigError("levels: have no vanilla curve, beside which costs are counted")
     tables = [_spent(rows, name, _before(levels, rows, name, charge)) for name, rows in ways]
     return pd.concat(tables, ignore_index=True)
 

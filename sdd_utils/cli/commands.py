@@ -15,7 +15,7 @@ from sdd_utils.analysis.claims import claims_table
 from sdd_utils.analysis.compare import compare, compare_claims
 from sdd_utils.files import as_csv, write_csv
 from sdd_utils.profiles import load_profile, select
-from sdd_utils.runner.inventory import STATES, collect, survey
+from sdd_utils.runner.inventory import collect, survey
 from sdd_utils.runner.stopping import parse_duration, silence
 from sdd_utils.tables import RUNS, load_levels
 
@@ -90,8 +90,7 @@ def status_command(profile: str, only: str, results: Path) -> None:
     """Say of every run whether it is done, running, stopped, waiting or damaged."""
     table = survey(experiments_of(profile, only), present(results) / profile)
     say(table.to_string(index=False, justify="left"))
-    counts = table["state"].value_counts()
-    say(f"\n{len(table)} runs: " + ", ".join(f"{counts[s]} {s}" for s in STATES if s in counts))
+    say(f"\n{len(table)} runs: " + ", ".join(f"{n} {state}" for state, n in table["state"].value_counts().items()))
 
 
 @cli.command("verify")
@@ -208,7 +207,7 @@ def main(group: click.Group = cli) -> None:
     except errors.SddError as error:
         say(f"error: {error}", err=True)
     except OSError as error:
-        say(f"error: {error.filename or 'system'}: {error.strerror or error}", err=True)
+        say(f"error: {error.filename or 'system'}: {error.strerror or str(error) or type(error).__name__}", err=True)
     except click.Abort:  # click's word for Ctrl-C
         raise KeyboardInterrupt from None
     except Exception as error:

@@ -29,7 +29,7 @@ class FlopCount:
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             try:
                 model(images)
-            except RuntimeError as error:  # of shapes
+            except (RuntimeError, AssertionError) as error:  # of shapes
                 what = f"{exp.arch} takes no images of {tuple(exp.facts.image_shape)}, which {exp.dataset} has"
                 raise ConfigError(f"arch: {what} ({' '.join(str(error).split())})") from None
         counts, root = counter.get_flop_counts(), type(model).__name__

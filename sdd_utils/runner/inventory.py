@@ -11,8 +11,6 @@ from sdd_utils.runner.integrity import finished, is_quarantined, own_files, veri
 from sdd_utils.runner.locks import holder
 from sdd_utils.tables import LEVEL_COLUMNS, check_levels
 
-STATES = ["done", "running", "stopped", "waiting", "damaged"]
-
 
 def survey(experiments: list[Experiment], folder: Path) -> pd.DataFrame:
     """One row an experiment: run_id, state, levels (done/all), note.

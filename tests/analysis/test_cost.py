@@ -152,6 +152,11 @@ def test_nothing_is_subtracted_where_a_way_was_not_tried_or_vanilla_never_rises(
         assert "bottom" in minus(levels, base)
 
 
+def test_students_without_a_vanilla_curve_are_refused():
+    with pytest.raises(ConfigError, match="levels: have no vanilla curve"):
+        spent(curve(DIP, 0, 1.0, "kd", teacher="dense"))
+
+
 def test_what_is_no_way_to_prune_is_not_subtracted():
     with pytest.raises(ConfigError, match="base: there is no 'erly'; there are vanilla, l2, sparse"):
         minus(LEVELS, "erly")

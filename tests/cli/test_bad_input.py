@@ -314,10 +314,39 @@ NOTHING = [
         profile() | {"datasets": {"digits": {"noise_rates": []}}},
         "datasets.digits.noise_rates: list should have at least",
     ),
-    (profile(settings=MLP | {"weight_decay": 1e-3}), "no curve is vanilla, to compare the others with; those of noise"),
+    (profile(settings=MLP | {"weight_decay": 1e-3}), "λ = 0.001 regular? Then give it as regular_weight"),
     (
         profile(settings=MLP | {"patience": 3}),
-        "no curve is vanilla, to compare the others with; those of noise_rates are",
+        "architectures.mlp: noise_rates: no curve at ε = 0.3 is vanilla, to compare 'early' with",
+    ),
+    (
+        profile(l2={"noise_rates": [0.1], "weight_decays": [0.02]}),
+        "architectures.mlp: noise_rates: no curve at ε = 0.1 is vanilla, to compare 'l2' with",
+    ),
+    (
+        profile(variants={"noise_rates": [0.3], "settings": {"patience": 1, "levels": 2}}),
+        "mlp: levels: is 2 in 'early' curves, and 4 in the vanilla ones beside them; give one a profile of its own",
+    ),
+    (
+        profile(distillation=STUDENTS | {"settings": {"prune_share": 0.5}}),
+        "mlp: prune_share: is 0.5 in 'kd' curves, and 0.2 in the vanilla ones beside them",
+    ),
+    (
+        profile(variants={"noise_rates": [0.3], "settings": [{"mixup": 1.0}, {"mixup": 1.0, "weight_decay": 0.02}]}),
+        "mlp: two mixup curves at ε = 0.3; give one a profile of its own",
+    ),
+    (
+        profile(distillation=STUDENTS | {"temperatures": [2, 4], "settings": [{}, {"epochs": 3}]}),
+        "two kinds of students (kd) of the dense teacher at ε = 0.3, τ = 2, α = 0.9; give one a profile of its own",
+    ),
+    (
+        profile(variants={"noise_rates": [0.3], "settings": {1: 2}}),
+        "variants.0.settings.0.1: input should be a valid string (got 1)",
+    ),
+    (profile(noise_rates=[0.3, 0.9]), "noise_rate: 0.9 hides which label is right; give less than 0.9"),
+    (
+        profile(settings=MLP | {"noise_kind": "pair_flip"}, noise_rates=[0.3, 0.5]),
+        "noise_rate: 0.5 hides which label is right; give less than 0.5",
     ),
     (profile("lenet", MLP | {"width": 2}), "architectures.lenet: width: 2 is too narrow for lenet, which needs 3"),
     (profile("vgg_like", MLP | {"batch_size": 47}), "batch_size: of 47, one of 800 images would be a batch of its own"),

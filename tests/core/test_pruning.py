@@ -261,7 +261,9 @@ def test_what_timm_cannot_build_or_not_for_these_images_is_refused_before_traini
     exp = small(arch="timm/convnext_atto", width=None)
     with pytest.raises(ConfigError, match=r"arch: timm/convnext_atto takes no images of \(1, 8, 8\), which digits has"):
         flop_count(exp)
-    with pytest.raises(ConfigError, match=r"arch: timm/vit_tiny_patch16_224 takes no images .*doesn't match model \(224"):
+    with pytest.raises(
+        ConfigError, match=r"arch: timm/vit_tiny_patch16_224 takes no images .*doesn't match model \(224"
+    ):
         flop_count(small(arch="timm/vit_tiny_patch16_224", width=None))
     exp = small(arch="timm/convnext_atto", width=None, timm={"depht": 3})
     with pytest.raises(ConfigError, match=r"timm: timm/convnext_atto: .* unexpected keyword argument 'depht'"):

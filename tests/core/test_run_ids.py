@@ -15,6 +15,7 @@ FROZEN = {
     "cifar10-subset-timm": (75, "c1de39b7c2a6ce21"),
     "cifar10-subset-vgg": (40, "b8617a348a77b3c5"),
     "cifar10-subset-vit": (35, "41336443faa0148b"),
+    "cifar100-subset-vit": (35, "1f0af9e4c85613f1"),
     "cifar100n-subset": (35, "f114ddfe338e0368"),
     "digits": (164, "acf4d954cbdac78b"),
     "digits-asymmetric": (48, "e2e0fe4f7ae48610"),

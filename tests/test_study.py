@@ -1,5 +1,6 @@
 """A profile as a notebook uses it: what is trained, what is read, what is refused."""
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import yaml
@@ -178,6 +179,7 @@ def test_the_figures_of_a_reference_are_the_committed_ones_by_name(tmp_path):
 def test_figures_of_a_part_of_the_reference_are_of_that_part(only):
     study = Study("digits", only=only)
     assert {"tour", "weights"} <= study.figures().keys()
+    plt.close("all")
     keys = ["arch", "noise_rate", "weight_decay"]
     assert {*study.weights()[keys].itertuples(index=False)} == {
         *study.levels("vanilla", "l2")[keys].itertuples(index=False)

@@ -5,7 +5,7 @@ from sdd_utils.config import Experiment
 from sdd_utils.datasets import DATASETS
 from sdd_utils.errors import ConfigError
 from sdd_utils.models import ARCHITECTURES
-from sdd_utils.profiles import PROFILES, Profile, Variant, load_profile, select
+from sdd_utils.profiles import PROFILES, Distillation, Profile, Variant, load_profile, select
 
 TEACHER = {"rule": "dense", "experiment": SMALL}
 WRONG = [
@@ -326,6 +326,12 @@ def test_an_experiment_that_is_described_twice_is_refused():
         profile.model_copy(update={"architectures": {"mlp": mlp}}).experiments()
 
 
+# Of the ResNet-18, of which there is one seed
+OF_ANOTHER = Distillation.parse(
+    {"teacher_arch": "resnet18", "noise_rates": [0.3], "teachers": ["dense"], "temperatures": [2.0], "alphas": [0.8]}
+)
+
+
 @pytest.mark.parametrize(
     ("arch", "without", "said"),
     [
@@ -334,6 +340,11 @@ def test_an_experiment_that_is_described_twice_is_refused():
             "vit",
             {"variants": [Variant(noise_rates=[0.3], settings=[{"patience": 5, "mixup": 1.0}])]},
             "variants: none is early stopping alone",
+        ),
+        (
+            "mlp",
+            {"distillation": [OF_ANOTHER]},
+            "digits-resnet18.*-s1-.*, the dense teacher of .*, is not in the profile",
         ),
         ("mlp", {"noise_rates": []}, "noise_rates: no curve at ε = 0.3 is vanilla, to compare 'l2' with"),
     ],
@@ -344,7 +355,7 @@ def test_a_student_whose_teacher_is_no_curve_of_the_profile_is_refused(arch, wit
     plan = profile.architectures[arch].model_copy(update=without)
     said = rf"^smoke: architectures\.{arch}: {said}"
     with pytest.raises(ConfigError, match=said):
-        profile.model_copy(update={"architectures": {arch: plan}}).experiments()
+        profile.model_copy(update={"architectures": profile.architectures | {arch: plan}}).experiments()
 
 
 def test_a_profile_may_pick_its_sparse_teachers_on_the_test_set():

@@ -26,7 +26,7 @@ from torch import Tensor
 from sdd_utils.config import Experiment
 from sdd_utils.errors import ResultsMissing
 from sdd_utils.files import read_csv
-from sdd_utils.models import unit_links
+from sdd_utils.models import CHAINED, unit_links
 from sdd_utils.pruning import SparseNetwork, new_network
 from sdd_utils.runner.checkpoints import level_file, restore, shown_levels
 from sdd_utils.runner.integrity import finished
@@ -34,10 +34,6 @@ from sdd_utils.tables import DEPLOYMENT_COLUMNS
 
 SECONDS = 0.1
 """A network is timed for so long on one image, and as long on 64."""
-
-
-UNCHANGING = {"Identity", "Dropout", "Flatten", "MaxPool2d", "Spread"}
-"""Classes of layers that leave a unit that is constant as it is, in eval mode; ``Spread`` is ``models.vgg_like``'s."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +57,7 @@ def links(model: nn.Module) -> Iterator[Link]:
     names = list(layers)
     for maker, reader in unit_links(model):
         between = [layers[name] for name in names[names.index(maker) + 1 : names.index(reader)]]
-        if not all(
-            isinstance(one, nn.BatchNorm2d) or type(one).__name__ in UNCHANGING or _is_activation(one)
-            for one in between
-        ):
+        if not all(type(one).__name__ in {*CHAINED, "Identity"} or _is_activation(one) for one in between):
             continue
         norm = next((layer for layer in between if isinstance(layer, nn.BatchNorm2d)), None)
 

@@ -188,7 +188,7 @@ class Profile(Settings):
             if TEACHERS[rule].of == "vanilla":
                 return experiment(seed, rate, arch)
             variants = [settings for v in self.architectures[arch].variants for settings in v.settings]
-            curves = (experiment(seed, rate, arch, **settings) for settings in variants)
+            curves = (experiment(seed, rate, arch, **settings) for settings in variants if "patience" in settings)
             if found := next((curve for curve in curves if curve.method == TEACHERS[rule].of), None):
                 return found
             what = f"none is early stopping alone, a patience, and {rule} teachers come from such curves"

@@ -153,6 +153,8 @@ class Study:
     def deployment(self) -> pd.DataFrame:
         """Size and speed of exported networks; ``python -m benchmarks deploy`` measures them. Raises ResultsMissing."""
         table = load_deployment(self.profile.profile, self.folder)
+        if self.dataset not in (ALL, *(known := table["dataset"].unique())):
+            raise ConfigError(f"dataset: there is no {self.dataset!r} in these results; there are {', '.join(known)}")
         return table if self.dataset == ALL else table[table["dataset"] == self.dataset].reset_index(drop=True)
 
     @property

@@ -10,7 +10,6 @@ from sdd_utils.distillation import TEACHERS
 from sdd_utils.errors import ConfigError
 
 COSTS = ["train_flops", "train_flops_sparse", "seconds", "energy_kwh", "emissions_kg"]  # they add up over levels
-
 KEYS = ["arch", "noise_rate", "pipeline", "weight_decay", "seed", "level"]
 KNOWN = ["dataset", "noise_kind", "val_images"]
 MEASURED = ["sparsity", "remaining_params", "val_acc", "test_acc"]

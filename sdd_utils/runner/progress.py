@@ -81,6 +81,5 @@ class Progress:
         return f"{self._counts(' and ')} are done{more}; run the same again to go on"
 
     def _counts(self, between: str = ", ") -> str:
-        runs = sum(self.done[run] == self.levels[run] for run in self.done)
-        levels = f"{sum(self.done.values())}/{sum(self.levels.values())} levels"
-        return f"{runs}/{len(self.done)} runs{between}{levels}"
+        runs = f"{sum(self.done[run] == self.levels[run] for run in self.done)}/{len(self.done)} runs"
+        return f"{runs}{between}{sum(self.done.values())}/{sum(self.levels.values())} levels"
